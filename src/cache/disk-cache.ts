@@ -1,0 +1,416 @@
+import { readSync, statfsSync } from "node:fs";
+import { DatamonError, faultPoint, type Hash, ioError } from "../cas/index.ts";
+import { ContainerFiles, onDisk } from "./containers.ts";
+import { IndexFile, isIndexDamage } from "./index-file.ts";
+import type { Reservation, ResidencyIndex } from "./residency.ts";
+import { type Resident, VerifiedContainers, type VerifiedSlice } from "./verified.ts";
+
+const MIB = 1024 * 1024;
+const GIB = 1024 * MIB;
+/** The default size limit is this, or half of what the disk could give to the cache if that is less. */
+const DEFAULT_LIMIT = 50 * GIB;
+/** Eviction goes below the limit by a twentieth of it, but by no more than this, so that no insert stalls on it. */
+const EVICTION_STEP = 256 * MIB;
+/** After a failed write nothing is written for this long. */
+const DEGRADED_MS = 30_000;
+/** How often last uses are written to the index, and removed containers and replaced indexes looked for. */
+const MAINTENANCE_MS = 5000;
+/** Descriptors kept open may hold a twentieth of the limit in evicted containers of this size, within bounds. */
+const TYPICAL_CONTAINER = 4 * MIB;
+const MIN_DESCRIPTORS = 8;
+const MAX_DESCRIPTORS = 256;
+
+export interface DiskCacheOptions {
+  /** Bytes that containers may take on disk; by default the smaller of 50 GiB and half of free space and cache together. */
+  readonly sizeLimit?: number;
+  /** Told once when the cache stops accepting content; it goes on serving what it has. */
+  onDegraded?(reason: string): void;
+}
+
+export interface CacheStatus {
+  readonly directory: string;
+  /** Bytes that containers take on disk, including those being written. */
+  readonly bytes: number;
+  /** This opener's size limit in bytes. */
+  readonly limit: number;
+  readonly containers: number;
+  readonly catalogs: number;
+  readonly catalogBytes: number;
+  /** Why nothing new is accepted at present. */
+  readonly degraded: string | undefined;
+}
+
+/** Counts since the cache was opened in this thread. */
+export interface DiskCacheStats {
+  hits: number;
+  misses: number;
+  inserted: number;
+  evicted: number;
+  /** Containers that were removed because their bytes were wrong. */
+  damaged: number;
+}
+
+/**
+ * Decoded blobs in a directory on disk, shared by any number of processes and threads, each with a
+ * `DiskCache` of its own. All calls but `insertAsync` are synchronous; nothing but `open` throws for
+ * trouble with the directory: content that cannot be read is not resident, and content that cannot
+ * be written is not kept.
+ *
+ * No byte is served that was not hashed since the file last changed (as far as its times and size
+ * tell). There are no pins: an evicted container's open descriptor stays good, and a blob that is
+ * wanted again is fetched again.
+ */
+export class DiskCache {
+  readonly directory: string;
+  readonly limit: number;
+  readonly stats: DiskCacheStats = { hits: 0, misses: 0, inserted: 0, evicted: 0, damaged: 0 };
+  readonly #files: ContainerFiles;
+  readonly #containers: VerifiedContainers;
+  readonly #onDegraded: ((reason: string) => void) | undefined;
+  readonly #timer: NodeJS.Timeout;
+  /** Last uses that the index has not been told yet. */
+  readonly #uses = new Map<Hash, number>();
+  #index: IndexFile | undefined;
+  #closed = false;
+  #lastMaintenance = Date.now();
+  #degraded: string | undefined;
+  #degradedUntil = 0;
+
+  private constructor(files: ContainerFiles, options: DiskCacheOptions) {
+    this.directory = files.directory;
+    this.#files = files;
+    this.#onDegraded = options.onDegraded;
+    try {
+      this.#index = IndexFile.open(files);
+    } catch (error) {
+      this.#degrade(error);
+      this.#index = IndexFile.openReadOnly(files);
+    }
+    this.limit = options.sizeLimit ?? defaultLimit(this.directory, this.#cachedBytes());
+    const descriptors = Math.floor(this.limit / 20 / TYPICAL_CONTAINER);
+    this.#containers = new VerifiedContainers(files, Math.min(Math.max(descriptors, MIN_DESCRIPTORS), MAX_DESCRIPTORS));
+    this.#timer = setInterval(() => this.#maintain(), MAINTENANCE_MS).unref();
+  }
+
+  /**
+   * Opens the cache in `directory`, which is made where it is missing. A directory that cannot be
+   * written (read-only, full) still serves what it holds. Throws where it can neither be made nor read.
+   */
+  static open(directory: string, options: DiskCacheOptions = {}): DiskCache {
+    const files = new ContainerFiles(directory);
+    try {
+      files.prepare();
+      files.removeLeftovers();
+    } catch (error) {
+      if (!files.isReadable()) throw ioError(`use the cache directory ${directory}`, error);
+    }
+    return new DiskCache(files, options);
+  }
+
+  /** Where the blob's bytes lie on disk. Good until the next call of this cache or the end of the synchronous turn. */
+  locate(hash: Hash): Resident | undefined {
+    const now = Date.now();
+    if (now - this.#lastMaintenance > MAINTENANCE_MS) this.#maintain();
+    const found = this.#recall(hash) ?? this.#lookUp(hash, now);
+    if (found === undefined) {
+      this.stats.misses++;
+      return undefined;
+    }
+    this.stats.hits++;
+    this.#uses.set(found.container.name, now);
+    return found;
+  }
+
+  /** True where the blob seems to be resident; its bytes are not looked at. */
+  has(hash: Hash): boolean {
+    return this.#containers.has(hash) || this.#files.lengthOf(hash) !== undefined;
+  }
+
+  /**
+   * Reads the part of a blob that starts at `offset` into `target` at `at`. False where the blob is
+   * not resident. Throws where the blob is shorter than that.
+   */
+  read(hash: Hash, offset: number, length: number, target: Buffer, at: number): boolean {
+    const resident = this.locate(hash);
+    if (resident === undefined) return false;
+    if (offset + length > resident.length) throw beyondBlob(hash, offset, length, resident.length);
+    return this.#readInto(hash, resident, offset, length, target, at);
+  }
+
+  /** The whole blob in a new buffer, or undefined where it is not resident. */
+  load(hash: Hash): Buffer | undefined {
+    const resident = this.locate(hash);
+    if (resident === undefined) return undefined;
+    const content = Buffer.allocUnsafeSlow(resident.length);
+    return this.#readInto(hash, resident, 0, content.length, content, 0) ? content : undefined;
+  }
+
+  /**
+   * Keeps a blob's decoded bytes, which the caller has verified. False where they could not be kept:
+   * larger than the limit, or the directory does not take them; then nothing is tried for 30 seconds.
+   */
+  insert(hash: Hash, content: Buffer): boolean {
+    const place = this.#attempt(() => this.#admit(hash, content.length)) ?? "refused";
+    if (typeof place === "string") return place === "resident";
+    return this.#settle(
+      this.#attempt(() => this.#publish(hash, content.length, this.#files.writeTemporary(content))),
+      place,
+    );
+  }
+
+  /** The same, with the bytes written by another thread meanwhile. */
+  async insertAsync(hash: Hash, content: Buffer): Promise<boolean> {
+    const place = this.#attempt(() => this.#admit(hash, content.length)) ?? "refused";
+    if (typeof place === "string") return place === "resident";
+    const temporary = await this.#files.writeTemporaryAsync(content).catch((error: unknown) => {
+      this.#degrade(error);
+      return undefined;
+    });
+    if (temporary === undefined) return this.#settle(undefined, place);
+    const published = this.#attempt(() => this.#publish(hash, content.length, temporary));
+    if (!published) this.#files.removeTemporary(temporary);
+    return this.#settle(published, place);
+  }
+
+  /** What is in the cache, by all processes. */
+  status(): CacheStatus {
+    const { count, bytes } = this.#files.catalogs();
+    return {
+      directory: this.directory,
+      bytes: this.#cachedBytes(),
+      limit: this.limit,
+      containers: this.#ask((index) => index.containers()) ?? [...this.#files.list()].length,
+      catalogs: count,
+      catalogBytes: bytes,
+      degraded: this.#degraded,
+    };
+  }
+
+  /** Removes all containers and catalogs and returns the bytes freed. Whoever uses one meanwhile fetches it again. */
+  clear(): number {
+    const rows = this.#attempt(() => this.#write((index) => index.all())) ?? [];
+    for (const { name } of rows) this.#containers.drop(name);
+    try {
+      const freed = this.#files.removeAll() + this.#files.removeCatalogs();
+      this.#attempt(() => this.#write((index) => index.remove(rows)));
+      return freed;
+    } catch (error) {
+      throw ioError(`clear the cache directory ${this.directory}`, error);
+    }
+  }
+
+  /** Writes what the index has not been told yet and closes everything. What is inserted later is not kept. */
+  close(): void {
+    if (this.#closed) return;
+    clearInterval(this.#timer);
+    this.#attempt(() => this.#index?.isCurrent() && this.#flush());
+    this.#closed = true;
+    this.#containers.close();
+    this.#index?.close();
+    this.#index = undefined;
+  }
+
+  /** False where the container turns out to be cut short or unreadable; then it is discarded. */
+  #readInto(hash: Hash, resident: Resident, offset: number, length: number, target: Buffer, at: number): boolean {
+    for (let done = 0; done < length; ) {
+      let count = 0;
+      try {
+        count = readSync(resident.fd, target, at + done, length - done, resident.offset + offset + done);
+      } catch (error) {
+        if (!isTrouble(error)) throw error;
+      }
+      if (count === 0) {
+        this.#discard(hash);
+        return false;
+      }
+      done += count;
+    }
+    return true;
+  }
+
+  #recall(hash: Hash): VerifiedSlice | undefined {
+    const opened = this.#containers.recall(hash);
+    if (opened === "damaged") this.#discard(hash);
+    return typeof opened === "string" ? undefined : opened;
+  }
+
+  /** Looks in the index, or else, since a blob's container has the blob's name, for the container itself. */
+  #lookUp(hash: Hash, now: number): VerifiedSlice | undefined {
+    if (this.#closed) return undefined;
+    const row = this.#ask((index) => index.find(hash));
+    const opened = this.#containers.open(hash, row?.name ?? hash, row?.offset ?? 0, row?.length);
+    if (opened === "damaged") {
+      this.#discard(hash);
+      return undefined;
+    }
+    if (opened === "absent") {
+      if (row?.complete === 1 && this.#files.lengthOf(row.name) === undefined) this.#forget(hash);
+      return undefined;
+    }
+    if (row?.complete !== 1 && this.#index?.writable) {
+      const { length } = opened;
+      this.#attempt(() => this.#write((index) => index.publish(hash, length, onDisk(length), now)));
+    }
+    return opened;
+  }
+
+  /** Asks the index; undefined where there is none that can answer. */
+  #ask<T>(question: (index: ResidencyIndex) => T): T | undefined {
+    try {
+      return this.#index === undefined ? undefined : question(this.#index.rows);
+    } catch (error) {
+      if (!isTrouble(error)) throw error;
+      return isIndexDamage(error) ? this.#attempt(() => this.#write(question)) : undefined;
+    }
+  }
+
+  /** Removes a container whose bytes are wrong, so that the blob is fetched again. */
+  #discard(hash: Hash): void {
+    this.stats.damaged++;
+    this.#attempt(() => this.#containers.discard(hash));
+    this.#forget(hash);
+  }
+
+  /** Removes the row of a container whose file is gone. */
+  #forget(hash: Hash): void {
+    if (!this.#index?.writable) return;
+    this.#attempt(() =>
+      this.#write((index) => {
+        const row = index.find(hash);
+        if (row !== undefined) index.remove([row]);
+      }),
+    );
+  }
+
+  /** Makes room for a new container and counts it, or says why not. */
+  #admit(hash: Hash, length: number): Reservation | "resident" | "refused" {
+    const size = onDisk(length);
+    if (size > this.limit) return "refused";
+    if (this.#files.lengthOf(hash) === length) {
+      this.#write((index) => index.publish(hash, length, size, Date.now()));
+      return "resident";
+    }
+    const reservation = this.#write((index) => index.reserve(hash, length, size, Date.now()));
+    faultPoint("cache", "reserved");
+    this.#makeRoom(hash);
+    return reservation;
+  }
+
+  #publish(hash: Hash, length: number, temporary: string): true {
+    faultPoint("cache", "written");
+    this.#files.publish(temporary, hash);
+    faultPoint("cache", "renamed");
+    this.#write((index) => index.publish(hash, length, onDisk(length), Date.now()));
+    this.stats.inserted++;
+    return true;
+  }
+
+  /** Takes the reservation back where the container did not come into place. */
+  #settle(published: true | undefined, reservation: Reservation): boolean {
+    if (published) {
+      this.#degraded = undefined;
+      return true;
+    }
+    try {
+      if (this.#files.lengthOf(reservation.name) === undefined) this.#index?.rows.remove([reservation]);
+    } catch {
+      // It counts for too much until it is evicted.
+    }
+    return false;
+  }
+
+  /** Evicts until the containers, with the one reserved, are within the limit. */
+  #makeRoom(reserved: Hash): void {
+    for (;;) {
+      const excess = this.#write((index) => index.bytes()) - this.limit;
+      if (excess <= 0) return;
+      this.#flush();
+      const wanted = excess + Math.min(this.limit / 20, EVICTION_STEP);
+      const victims = this.#write((index) => index.oldest(wanted, reserved));
+      if (victims.length === 0) return;
+      for (const { name } of victims) {
+        this.#containers.drop(name);
+        this.#files.remove(name);
+      }
+      this.#write((index) => index.remove(victims));
+      this.stats.evicted += victims.length;
+    }
+  }
+
+  #maintain(): void {
+    this.#lastMaintenance = Date.now();
+    this.#attempt(() => this.#flush());
+    this.#containers.closeRemoved();
+  }
+
+  #flush(): void {
+    const uses = [...this.#uses];
+    this.#uses.clear();
+    if (uses.length > 0 && this.#index?.writable) this.#write((index) => index.touch(uses));
+  }
+
+  /** Runs `work` on the current index, after opening or building it where necessary. */
+  #write<T>(work: (index: ResidencyIndex) => T): T {
+    if (this.#index !== undefined && !(this.#index.writable && this.#index.isCurrent())) {
+      const old = this.#index;
+      this.#index = IndexFile.open(this.#files);
+      old.close();
+    }
+    this.#index ??= IndexFile.open(this.#files);
+    try {
+      return work(this.#index.rows);
+    } catch (error) {
+      if (!isIndexDamage(error)) throw error;
+      this.#index.close();
+      this.#index = undefined;
+      this.#index = IndexFile.build(this.#files);
+      return work(this.#index.rows);
+    }
+  }
+
+  /** Runs what writes to the directory; undefined where it failed, or where a recent failure makes it useless to try. */
+  #attempt<T>(work: () => T): T | undefined {
+    if (this.#closed || Date.now() < this.#degradedUntil) return undefined;
+    try {
+      return work();
+    } catch (error) {
+      this.#degrade(error);
+      return undefined;
+    }
+  }
+
+  /** Notes that the directory does not take what was to be written; any other error is thrown again. */
+  #degrade(error: unknown): void {
+    if (!isTrouble(error)) throw error;
+    const reason = ioError(`write to the cache directory ${this.directory}`, error).message;
+    this.#degradedUntil = Date.now() + DEGRADED_MS;
+    const before = this.#degraded;
+    this.#degraded = reason;
+    if (before === undefined) this.#onDegraded?.(reason);
+  }
+
+  #cachedBytes(): number {
+    const counted = this.#ask((index) => index.bytes());
+    return counted ?? [...this.#files.list()].reduce((sum, { allocated }) => sum + allocated, 0);
+  }
+}
+
+/** True for failures of the operating system and of SQLite, as opposed to mistakes in the program. */
+function isTrouble(error: unknown): boolean {
+  const code = (error as { code?: unknown } | undefined)?.code;
+  return isIndexDamage(error) || (typeof code === "string" && /^(E[A-Z0-9]+|SQLITE_\w+)$/.test(code));
+}
+
+function defaultLimit(directory: string, cached: number): number {
+  try {
+    const { bavail, bsize } = statfsSync(directory);
+    return Math.min(DEFAULT_LIMIT, Math.floor((bavail * bsize + cached) / 2));
+  } catch {
+    return DEFAULT_LIMIT;
+  }
+}
+
+/** The error for an extent that reaches beyond its blob: the catalog and the store do not fit together. */
+export function beyondBlob(hash: Hash, offset: number, length: number, size: number): DatamonError {
+  return new DatamonError("damaged", `blob ${hash} has ${size} bytes, but a file refers to ${offset}+${length} in it`);
+}

@@ -1,0 +1,55 @@
+import { readSync } from "node:fs";
+import { type Hash, ioError } from "../cas/index.ts";
+import type { DiskCache } from "./disk-cache.ts";
+
+/** A run of a file's bytes, and where they are. A plan is a list of them, one after the other. */
+export type Segment =
+  /** In an open local file. Bytes beyond its end are zeros. */
+  | { readonly kind: "file"; readonly fd: number; readonly offset: number; readonly length: number }
+  | { readonly kind: "zeros"; readonly length: number }
+  /** In a blob, which may or may not be resident. */
+  | { readonly kind: "blob"; readonly blob: Hash; readonly offset: number; readonly length: number };
+
+/**
+ * Executes a plan at once, in this thread: fills `target`, which is at least as long as the plan, and
+ * returns the plan's length in bytes. Undefined where a blob is not resident; what `target` holds
+ * then is of no use, and the plan is for `Fetcher.read`. Throws `DatamonError` where a local file
+ * cannot be read or a blob is shorter than the plan says.
+ */
+export function readLocal(plan: readonly Segment[], cache: DiskCache | undefined, target: Buffer): number | undefined {
+  let at = 0;
+  for (const segment of plan) {
+    if (!readSegment(segment, cache, target, at)) return undefined;
+    at += segment.length;
+  }
+  return at;
+}
+
+/** Reads one segment into `target` at `at`; false where it is of a blob that is not resident. */
+export function readSegment(segment: Segment, cache: DiskCache | undefined, target: Buffer, at: number): boolean {
+  switch (segment.kind) {
+    case "zeros":
+      target.fill(0, at, at + segment.length);
+      return true;
+    case "file":
+      readFile(segment.fd, segment.offset, segment.length, target, at);
+      return true;
+    case "blob":
+      return cache?.read(segment.blob, segment.offset, segment.length, target, at) ?? false;
+  }
+}
+
+function readFile(fd: number, offset: number, length: number, target: Buffer, at: number): void {
+  try {
+    for (let done = 0; done < length; ) {
+      const count = readSync(fd, target, at + done, length - done, offset + done);
+      if (count === 0) {
+        target.fill(0, at + done, at + length);
+        return;
+      }
+      done += count;
+    }
+  } catch (error) {
+    throw ioError("read a local file", error);
+  }
+}

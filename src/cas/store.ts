@@ -1,0 +1,62 @@
+/** The object store seam: what every place that keeps objects offers, and all that the rest knows of it. */
+
+/** Where an object's bytes come from: memory, or a whole file on disk. */
+export type ObjectBody = Uint8Array | { readonly file: string };
+
+/** A run of an object's bytes. */
+export interface ByteRange {
+  /** First byte, from 0. */
+  readonly offset: number;
+  /** How many bytes; fewer come back where the object ends before. */
+  readonly length: number;
+}
+
+/** An object as a listing or a `head` shows it. */
+export interface ObjectInfo {
+  readonly key: string;
+  /** Stored size in bytes. */
+  readonly size: number;
+}
+
+/**
+ * A store of immutable objects named by keys. Keys are `/`-separated ASCII paths such as
+ * `blobs/ab/abcd…`; listings are in the byte order of the whole key. Every method may be called by
+ * many callers and processes at once. Failures are `DatamonError`s that name the key.
+ */
+export interface ObjectStore {
+  /** The URL that opened it, for messages. */
+  readonly url: string;
+
+  /** The object's bytes, or a run of them. Throws `ObjectNotFoundError`. */
+  get(key: string, range?: ByteRange): Promise<Buffer>;
+
+  /**
+   * Stores an object whole and durably before it resolves. With `ifAbsent`, an object that is there
+   * already stays untouched and the answer is false: of any number of concurrent writers exactly
+   * one gets true. Without it the object is replaced atomically (for repairs only).
+   */
+  put(key: string, body: ObjectBody, options?: { readonly ifAbsent?: boolean }): Promise<boolean>;
+
+  /** The object's size, or undefined where it is not there. */
+  head(key: string): Promise<ObjectInfo | undefined>;
+
+  /**
+   * One page, in key order, of the objects whose keys start with `prefix` and come after `after`.
+   * An empty page is the end. A page costs in proportion to its size, not to the store's.
+   */
+  list(prefix: string, options?: { readonly after?: string; readonly limit?: number }): Promise<ObjectInfo[]>;
+
+  /** Removes an object; an object that is not there is no error. */
+  delete(key: string): Promise<void>;
+}
+
+/** Every object below `prefix`, in key order, fetched page by page. */
+export async function* listAll(store: ObjectStore, prefix: string): AsyncGenerator<ObjectInfo> {
+  let after: string | undefined;
+  for (;;) {
+    const page = await store.list(prefix, after === undefined ? {} : { after });
+    if (page.length === 0) return;
+    yield* page;
+    after = page[page.length - 1]?.key;
+  }
+}

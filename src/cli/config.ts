@@ -1,0 +1,48 @@
+import type { Command } from "commander";
+import { type OutputOptions, printJson, printLine, say, withOutput } from "./output.ts";
+
+/** `datamon config create|show`. */
+export function registerConfig(program: Command): void {
+  const config = program.command("config").description("who you are and which stores you use");
+
+  config
+    .command("create")
+    .description("write ~/.datamon/datamon.yaml (or the file that $DATAMON_CONFIG names)")
+    .requiredOption("--email <address>", "your e-mail address, kept with what you make")
+    .requiredOption("--name <name>", "your name, kept with what you make")
+    .option("--credential <file>", "a Google Cloud credential file")
+    .option("--metadata <url>", "store for repos, bundles and labels: file:///dir, gs://bucket or a bucket's name")
+    .option("--blob <url>", "store for the data: likewise")
+    .option("--cache <dir>", "directory for cached data")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  datamon config create --email ada@example.org --name "Ada Lovelace"
+  datamon config create --email ada@example.org --name Ada --metadata file:///data/meta --blob file:///data/blob`,
+    )
+    .action(async (options: CreateOptions) => {
+      const { writeConfig } = await import("../meta/index.ts");
+      say(`wrote ${await writeConfig(options)}`);
+    });
+
+  withOutput(config.command("show"))
+    .description("print the configuration in force")
+    .addHelpText("after", "\nExample:\n  datamon config show -o json")
+    .action(async (options: OutputOptions) => {
+      const { loadConfig } = await import("../meta/index.ts");
+      const { file, ...settings } = await loadConfig();
+      say(file === undefined ? "No configuration file; these are the defaults." : `Using config file: ${file}`);
+      if (options.output === "json") return printJson(settings);
+      for (const [key, value] of Object.entries(settings)) if (value !== undefined) printLine(`${key}: ${value}`);
+    });
+}
+
+interface CreateOptions {
+  email: string;
+  name: string;
+  credential?: string;
+  metadata?: string;
+  blob?: string;
+  cache?: string;
+}

@@ -1,0 +1,67 @@
+import { Command, CommanderError } from "commander";
+import { registerBundle } from "./bundle.ts";
+import { registerCache } from "./cache.ts";
+import { registerCompletion } from "./completion.ts";
+import { registerConfig } from "./config.ts";
+import { exitCodeOf, reportError } from "./failure.ts";
+import { registerLabel } from "./label.ts";
+import { registerMount } from "./mount.ts";
+import { registerRepo } from "./repo.ts";
+import { registerScratch } from "./scratch.ts";
+import { registerVersion } from "./version.ts";
+
+/** The whole command line: every noun adds its commands. */
+export function buildProgram(): Command {
+  const program = new Command("datamon")
+    .description("Dataset versions that you mount.")
+    .helpCommand("help [command]", "show what a command does")
+    .showHelpAfterError("(run with --help for what it takes)")
+    .addHelpText(
+      "after",
+      `
+A first tour:
+  datamon repo create --repo birds --description "Bird counts"
+  datamon bundle upload --repo birds --path ./birds --message "first" --label v1
+  datamon mount birds@v1 /mnt/birds
+  ls /mnt/birds
+  datamon unmount /mnt/birds
+
+Exit status: 0 done, 1 failed, 2 not found, 130 interrupted.`,
+    );
+  registerConfig(program);
+  registerRepo(program);
+  registerBundle(program);
+  registerLabel(program);
+  registerMount(program);
+  registerScratch(program);
+  registerCache(program);
+  registerCompletion(program);
+  registerVersion(program);
+  return program;
+}
+
+/**
+ * Runs one command line and prints what it has to say.
+ *
+ * @param args the words after `datamon`
+ * @returns the exit status
+ */
+export async function run(args: string[]): Promise<number> {
+  // `datamon … | head` closes our output early; that is no failure.
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1));
+  const program = buildProgram();
+  exitByThrowing(program);
+  try {
+    await program.parseAsync(args, { from: "user" });
+    return Number(process.exitCode ?? 0);
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode;
+    reportError(error);
+    return exitCodeOf(error);
+  }
+}
+
+function exitByThrowing(command: Command): void {
+  command.exitOverride();
+  for (const child of command.commands) exitByThrowing(child);
+}

@@ -1,0 +1,141 @@
+/** What snapshots and overlays read from a bundle's catalog, in the terms of the namespace seam. */
+
+import type { Segment } from "../cache/index.ts";
+import { type ByteString, bytesOf } from "../cas/index.ts";
+import { Catalog, type Dentry, type Inode } from "../meta/index.ts";
+import { FsError } from "./errno.ts";
+import type { Attr } from "./namespace.ts";
+
+const S_IFMT = 0o170000;
+const S_IFDIR = 0o040000;
+const S_IFREG = 0o100000;
+const S_IFLNK = 0o120000;
+
+export const isDirectory = (mode: number): boolean => (mode & S_IFMT) === S_IFDIR;
+export const isRegular = (mode: number): boolean => (mode & S_IFMT) === S_IFREG;
+export const isSymlink = (mode: number): boolean => (mode & S_IFMT) === S_IFLNK;
+export { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG };
+
+/** Extended attribute of a file: its content hash, 64 hexadecimal digits. */
+export const XATTR_HASH = bytesOf("user.datamon.hash");
+/** Extended attribute of a file or directory: the id of the bundle that it comes from. */
+export const XATTR_BUNDLE = bytesOf("user.datamon.bundle");
+/** Names that Datamon keeps for itself. */
+export const XATTR_RESERVED = "user.datamon.";
+
+/** A read-only tree by inode numbers: what lies below an overlay. */
+export interface Base {
+  inode(ino: number): Inode | undefined;
+  lookup(parent: number, name: ByteString): Inode | undefined;
+  readdir(parent: number, after: ByteString | undefined, limit: number): Dentry[];
+  /** The directory that holds the directory `ino`. */
+  parent(ino: number): number | undefined;
+  /** Adds the bytes [start, end) of a file to `plan`; what no blob holds is zeros. */
+  plan(ino: number, start: number, end: number, plan: Segment[]): void;
+  maxIno(): number;
+  totals(): { inodes: number; bytes: number };
+  close(): void;
+}
+
+/** A catalog as a base. */
+export class CatalogBase implements Base {
+  readonly catalog: Catalog;
+
+  constructor(file: string) {
+    this.catalog = Catalog.open(file);
+  }
+
+  inode(ino: number): Inode | undefined {
+    return this.catalog.inode(ino);
+  }
+
+  lookup(parent: number, name: ByteString): Inode | undefined {
+    return this.catalog.lookup(parent, name);
+  }
+
+  readdir(parent: number, after: ByteString | undefined, limit: number): Dentry[] {
+    return this.catalog.readdir(parent, after, limit);
+  }
+
+  parent(ino: number): number | undefined {
+    return this.catalog.parent(ino);
+  }
+
+  plan(ino: number, start: number, end: number, plan: Segment[]): void {
+    let at = start;
+    for (const extent of this.catalog.extents(ino, start, end)) {
+      const from = Math.max(extent.start, at);
+      const to = Math.min(extent.start + extent.length, end);
+      if (to <= from) continue;
+      addZeros(plan, from - at);
+      plan.push({ kind: "blob", blob: extent.blob, offset: extent.offset + from - extent.start, length: to - from });
+      at = to;
+    }
+    addZeros(plan, end - at);
+  }
+
+  maxIno(): number {
+    return this.catalog.maxIno();
+  }
+
+  totals(): { inodes: number; bytes: number } {
+    const { files, directories, symlinks, bytes } = this.catalog.summary();
+    return { inodes: files + directories + symlinks, bytes };
+  }
+
+  close(): void {
+    this.catalog.close();
+  }
+}
+
+/** Appends `length` zero bytes to a plan. */
+export function addZeros(plan: Segment[], length: number): void {
+  if (length <= 0) return;
+  const last = plan[plan.length - 1];
+  if (last?.kind === "zeros") plan[plan.length - 1] = { kind: "zeros", length: last.length + length };
+  else plan.push({ kind: "zeros", length });
+}
+
+/** What stat shows of an inode of a catalog: its change and access times are its modification time. */
+export function attrOfInode(inode: Inode): Attr {
+  return {
+    ino: inode.ino,
+    mode: inode.mode,
+    uid: inode.uid,
+    gid: inode.gid,
+    size: inode.size,
+    nlink: inode.nlink,
+    mtimeNs: inode.mtimeNs,
+    ctimeNs: inode.mtimeNs,
+    atimeNs: inode.mtimeNs,
+    blocks: isRegular(inode.mode) ? Math.ceil(inode.size / 512) : 0,
+    rdev: 0,
+  };
+}
+
+/**
+ * The attributes that Datamon adds to an inode of a bundle.
+ *
+ * @param hash the content hash; undefined for anything but a file
+ */
+export function reservedXattr(
+  name: ByteString,
+  mode: number,
+  hash: string | undefined,
+  bundle: string,
+): Buffer | undefined {
+  if (name === XATTR_HASH && hash !== undefined && isRegular(mode)) return Buffer.from(hash, "latin1");
+  if (name === XATTR_BUNDLE && (isRegular(mode) || isDirectory(mode))) return Buffer.from(bundle, "latin1");
+  return undefined;
+}
+
+/** Names of the attributes that `reservedXattr` has for such an inode. */
+export function reservedXattrNames(mode: number): ByteString[] {
+  if (isRegular(mode)) return [XATTR_BUNDLE, XATTR_HASH];
+  return isDirectory(mode) ? [XATTR_BUNDLE] : [];
+}
+
+/** Throws ENAMETOOLONG for a name of more than 255 bytes. */
+export function checkName(name: ByteString): void {
+  if (name.length > 255) throw new FsError("ENAMETOOLONG");
+}

@@ -1,0 +1,45 @@
+/** The seam between a mount and what carries the kernel's requests to its namespace. */
+
+import type { Fetcher } from "../../cache/index.ts";
+import type { NamespaceSpec } from "../namespace.ts";
+
+/** `kernel`: Linux, the FUSE protocol spoken directly. `fuse-native`: libfuse through the npm package of that name. */
+export type ChannelKind = "kernel" | "fuse-native";
+
+export interface ChannelOptions {
+  /** Where to mount: a path that `prepareDirectory` returned. */
+  readonly directory: string;
+  readonly spec: NamespaceSpec;
+  readonly cacheDirectory: string;
+  /** Limit of the disk cache in bytes. */
+  readonly cacheSize?: number | undefined;
+  /** Shown as the mount's device, such as `datamon:repo@bundle`. */
+  readonly name: string;
+  /** Other users than the one who mounts see it too, each with the permissions that its files give. */
+  readonly allowOther?: boolean | undefined;
+  /** Where reads go whose content is not on this machine. */
+  readonly fetcher: Fetcher;
+  /** Told of each failure that is not part of a file system's normal life; `subject` is an inode or path. */
+  onError(request: string, subject: string, error: unknown): void;
+}
+
+/** A mount that is served. */
+export interface Channel {
+  /** Resolves when the mount is gone, however it went, and the namespace is closed. */
+  readonly closed: Promise<void>;
+  /**
+   * Takes the mount away and waits for `closed`. DatamonError "conflict" where the mount is in use;
+   * with `lazy` it goes all the same, and what is open in it fails from then on.
+   */
+  unmount(options?: { lazy?: boolean }): Promise<void>;
+}
+
+/** Mounts; resolves when the mount answers. Throws `DatamonError`. */
+export async function openChannel(kind: ChannelKind, options: ChannelOptions): Promise<Channel> {
+  if (kind === "kernel") {
+    const { openKernel } = await import("./kernel/channel.ts");
+    return await openKernel(options);
+  }
+  const { openFuseNative } = await import("./fuse-native/index.ts");
+  return await openFuseNative(options);
+}

@@ -1,0 +1,413 @@
+/** From a request to its reply: decodes, asks the namespace, encodes. It knows no file descriptor of the kernel's. */
+
+import { type DiskCache, readLocal, type Segment } from "../../../cache/index.ts";
+import { type ByteString, toBuffer } from "../../../cas/index.ts";
+import { errnoOf, FsError } from "../../errno.ts";
+import type { Attr, Entry, Namespace, SetAttr } from "../../namespace.ts";
+import { withoutSetId } from "../../overlay/contents.ts";
+import { negotiate, offers } from "./negotiate.ts";
+import { FIRST_ENTRY, Positions } from "./positions.ts";
+import {
+  InitFlag,
+  MAJOR,
+  MAX_IO,
+  OLDEST_MINOR,
+  Opcode,
+  OpenFlag,
+  OUT_HEADER,
+  SetattrBit,
+  WRITE_KILL_SUIDGID,
+} from "./protocol.ts";
+import { direntSize, Reply } from "./reply.ts";
+import { Request } from "./request.ts";
+
+/** A read that needs blobs which are not on this machine. */
+export interface Miss {
+  readonly uniqueLow: number;
+  readonly uniqueHigh: number;
+  /** The whole reply: room for the header, then the content, in which local runs are filled in. */
+  readonly reply: ArrayBuffer;
+  /** What is to be filled in, at offsets in `reply`: blobs and zeros only, so that no descriptor leaves its thread. */
+  readonly runs: readonly { readonly at: number; readonly length: number; readonly segments: readonly Segment[] }[];
+}
+
+/** Where the dispatcher's work goes that it cannot finish itself. */
+export interface Outlet {
+  /** A read to be answered by whoever takes it. */
+  miss(miss: Miss): void;
+  /** The reader of the request with this number gave up. */
+  interrupt(uniqueLow: number, uniqueHigh: number): void;
+  /** The kernel is served from now on. */
+  started(): void;
+  /** A failure that is not part of normal life, to be logged. */
+  failed(request: string, subject: string, error: unknown): void;
+}
+
+/** Listings of snapshot directories whose positions are remembered at once. */
+const MOST_LISTINGS = 256;
+
+/** The answer to a request that the kernel remembers as "never ask again" or takes its default for. */
+const UNSUPPORTED = new FsError("ENOSYS");
+
+/** `st_mode >> 12` of a directory. */
+const DIRECTORY_TYPE = 4;
+
+/** Answers requests of one mount, one at a time: put one into `request.buffer`, call `handle`, send `reply.buffer`. */
+export class Dispatcher {
+  readonly request = new Request();
+  readonly reply = new Reply();
+  readonly #namespace: Namespace;
+  readonly #cache: DiskCache;
+  readonly #outlet: Outlet;
+  readonly #positions: Positions;
+  /** Opens need no request: a snapshot has nothing to do then, and the kernel keeps what it read. */
+  #noOpen = false;
+  #noOpendir = false;
+  /** Handles of directories start from the clock so that two daemons of one mount never give the same. */
+  #nextHandle = Date.now() * 1024;
+
+  constructor(namespace: Namespace, cache: DiskCache, outlet: Outlet) {
+    this.#namespace = namespace;
+    this.#cache = cache;
+    this.#outlet = outlet;
+    // A directory that changes needs one listing a handle; handles end with RELEASEDIR.
+    this.#positions = new Positions(namespace.writable ? Number.POSITIVE_INFINITY : MOST_LISTINGS);
+  }
+
+  /** Answers the `length` bytes in the request buffer. Returns the length of the reply, 0 where there is none to send now. */
+  handle(length: number): number {
+    const { request, reply } = this;
+    if (!request.load(length)) return 0;
+    try {
+      request.checkLength();
+      const end = this.#answer();
+      return end === 0 ? 0 : reply.header(request, end);
+    } catch (error) {
+      if (!(error instanceof FsError)) this.#outlet.failed(nameOf(request.opcode), subjectOf(request), error);
+      return isSilent(request.opcode) ? 0 : reply.header(request, OUT_HEADER, errnoOf(error));
+    }
+  }
+
+  /** Dispatches; returns the end of the reply's body, 0 for no reply. */
+  #answer(): number {
+    const { request, reply } = this;
+    const namespace = this.#namespace;
+    switch (request.opcode) {
+      case Opcode.LOOKUP:
+        return this.#lookup();
+      case Opcode.GETATTR:
+        return reply.attributes(OUT_HEADER, namespace.getattr(request.ino));
+      case Opcode.READ:
+        return this.#read();
+      case Opcode.READDIRPLUS:
+        return this.#readdir(true);
+      case Opcode.READDIR:
+        return this.#readdir(false);
+      case Opcode.WRITE:
+        return this.#write();
+      case Opcode.OPEN:
+        return this.#open();
+      case Opcode.CREATE:
+        return this.#create();
+      case Opcode.RELEASE:
+        namespace.release(request.ino);
+        return OUT_HEADER;
+      case Opcode.FLUSH:
+        // Every change is complete when its own request is answered. The kernel asks no more after this.
+        throw UNSUPPORTED;
+      case Opcode.READLINK:
+        return reply.string(OUT_HEADER, namespace.readlink(request.ino));
+      case Opcode.SETATTR:
+        return this.#setattr();
+      case Opcode.MKDIR:
+        return this.#entry(namespace.mkdir(request.ino, request.string(8), request.u32(0), request.caller));
+      case Opcode.MKNOD:
+        return this.#entry(
+          namespace.mknod(request.ino, request.string(16), request.u32(0), request.u32(4), request.caller),
+        );
+      case Opcode.SYMLINK: {
+        const name = request.string(0);
+        return this.#entry(namespace.symlink(request.ino, name, request.string(name.length + 1), request.caller));
+      }
+      case Opcode.LINK:
+        return this.#entry(namespace.link(request.u64(0), request.ino, request.string(8)));
+      case Opcode.UNLINK:
+        namespace.unlink(request.ino, request.string(0));
+        return OUT_HEADER;
+      case Opcode.RMDIR:
+        namespace.rmdir(request.ino, request.string(0));
+        return OUT_HEADER;
+      case Opcode.RENAME:
+        return this.#rename(8, 0);
+      case Opcode.RENAME2:
+        return this.#rename(16, request.u32(8));
+      case Opcode.FALLOCATE:
+        namespace.fallocate(request.ino, request.u32(24), request.u64(8), this.#lengthFrom(8, request.u64(16)));
+        return OUT_HEADER;
+      case Opcode.FSYNC:
+      case Opcode.FSYNCDIR:
+        namespace.fsync(request.ino);
+        return OUT_HEADER;
+      case Opcode.SYNCFS:
+        namespace.syncAll();
+        return OUT_HEADER;
+      case Opcode.OPENDIR:
+        return this.#opendir();
+      case Opcode.RELEASEDIR:
+        this.#positions.forget(request.u64(0));
+        return OUT_HEADER;
+      case Opcode.STATFS:
+        return reply.statfs(OUT_HEADER, namespace.statfs());
+      case Opcode.GETXATTR:
+        return this.#sized(request.u32(0), namespace.getxattr(request.ino, request.string(8)));
+      case Opcode.LISTXATTR:
+        return this.#sized(request.u32(0), terminated(namespace.listxattr(request.ino)));
+      case Opcode.SETXATTR:
+        return this.#setxattr();
+      case Opcode.REMOVEXATTR:
+        namespace.removexattr(request.ino, request.string(0));
+        return OUT_HEADER;
+      case Opcode.INTERRUPT:
+        this.#outlet.interrupt(request.u32(0), request.u32(4));
+        return 0;
+      case Opcode.FORGET:
+      case Opcode.BATCH_FORGET:
+        // Inode numbers are the namespace's own and outlive what the kernel remembers of them.
+        return 0;
+      case Opcode.INIT:
+        return this.#init();
+      case Opcode.DESTROY:
+        return OUT_HEADER;
+      default:
+        throw UNSUPPORTED;
+    }
+  }
+
+  #init(): number {
+    const { request, reply } = this;
+    const major = request.u32(0);
+    if (major > MAJOR) {
+      // The kernel asks again with the major it reads here.
+      const empty = { major: MAJOR, minor: 0, maxReadahead: 0, flags: 0, flags2: 0 };
+      return reply.init(OUT_HEADER, { ...empty, maxBackground: 0, maxWrite: 0, maxPages: 0 });
+    }
+    const minor = request.u32(4);
+    if (major < MAJOR || minor < OLDEST_MINOR) throw new FsError("EPROTO", `FUSE ${major}.${minor}`);
+    const init = {
+      major,
+      minor,
+      maxReadahead: request.u32(8),
+      flags: request.u32(12),
+      flags2: request.bodyLength >= 20 ? request.u32(16) : 0,
+    };
+    const snapshot = !this.#namespace.writable;
+    this.#noOpen = snapshot && offers(init, InitFlag.NO_OPEN_SUPPORT);
+    this.#noOpendir = snapshot && offers(init, InitFlag.NO_OPENDIR_SUPPORT);
+    const end = reply.init(OUT_HEADER, negotiate(init));
+    this.#outlet.started();
+    return end;
+  }
+
+  #lookup(): number {
+    const { request, reply } = this;
+    try {
+      return this.#entry(this.#namespace.lookup(request.ino, request.string(0)));
+    } catch (error) {
+      if (error instanceof FsError && error.errno === "ENOENT") return reply.noEntry(OUT_HEADER);
+      throw error;
+    }
+  }
+
+  #entry(attr: Attr): number {
+    return this.reply.entry(OUT_HEADER, attr);
+  }
+
+  #read(): number {
+    const { request, reply } = this;
+    const plan = this.#namespace.planRead(request.ino, request.u64(8), Math.min(request.u32(16), MAX_IO));
+    let length = 0;
+    for (const segment of plan) length += segment.length;
+    if (length === 0) return OUT_HEADER;
+    const read = readLocal(plan, this.#cache, reply.buffer.subarray(OUT_HEADER, OUT_HEADER + length));
+    if (read !== undefined) return OUT_HEADER + read;
+    this.#outlet.miss(this.#missOf(plan, length));
+    return 0;
+  }
+
+  /**
+   * Splits a plan: local files are read here and now, by the thread that owns their descriptors and
+   * while they are as the plan found them; runs with blobs are left to whoever answers.
+   */
+  #missOf(plan: readonly Segment[], length: number): Miss {
+    const content = Buffer.from(new ArrayBuffer(OUT_HEADER + length));
+    const runs: { at: number; length: number; segments: Segment[] }[] = [];
+    let at = OUT_HEADER;
+    let run: (typeof runs)[number] | undefined;
+    for (const segment of plan) {
+      if (segment.kind === "file") {
+        readLocal([segment], this.#cache, content.subarray(at, at + segment.length));
+        run = undefined;
+      } else {
+        if (run === undefined) {
+          run = { at, length: 0, segments: [] };
+          runs.push(run);
+        }
+        run.segments.push(segment);
+        run.length += segment.length;
+      }
+      at += segment.length;
+    }
+    const { uniqueLow, uniqueHigh } = this.request;
+    return { uniqueLow, uniqueHigh, reply: content.buffer, runs };
+  }
+
+  #readdir(plus: boolean): number {
+    const { request, reply } = this;
+    const namespace = this.#namespace;
+    const ino = request.ino;
+    const key = namespace.writable ? request.u64(0) : ino;
+    let position = request.u64(8);
+    const limit = OUT_HEADER + Math.min(request.u32(16), MAX_IO);
+    let at = OUT_HEADER;
+    for (; position < FIRST_ENTRY; position++) {
+      const name = (position === 0 ? "." : "..") as ByteString;
+      if (at + direntSize(name.length, plus) > limit) return at;
+      const target = position === 0 ? ino : namespace.parent(ino);
+      if (plus) at = reply.noLookup(at);
+      at = reply.dirent(at, target, position + 1, name, DIRECTORY_TYPE);
+    }
+    let after = this.#positions.seek(namespace, ino, key, position);
+    if (after === "end") return at;
+    const start = position + 1;
+    const sent: Entry[] = [];
+    for (;;) {
+      const room = Math.floor((limit - at) / direntSize(1, plus));
+      if (room === 0) break;
+      const entries = namespace.readdir(ino, after as ByteString | undefined, room);
+      let taken = 0;
+      for (const entry of entries) {
+        const { name, attr } = entry;
+        if (at + direntSize(name.length, plus) > limit) break;
+        position++;
+        if (plus) at = reply.entry(at, attr);
+        at = reply.dirent(at, attr.ino, position, name, attr.mode >> 12);
+        sent.push(entry);
+        after = name;
+        taken++;
+      }
+      if (taken < entries.length || entries.length < room) break;
+    }
+    this.#positions.note(key, start, sent);
+    return at;
+  }
+
+  #write(): number {
+    const { request, reply } = this;
+    const size = request.u32(16);
+    const kill = (request.u32(20) & WRITE_KILL_SUIDGID) !== 0;
+    const offset = request.u64(8);
+    const data = request.bytes(40, this.#lengthFrom(8, size));
+    return reply.size(OUT_HEADER, this.#namespace.write(request.ino, offset, data, kill ? request.caller : undefined));
+  }
+
+  #open(): number {
+    const { request, reply } = this;
+    if (this.#noOpen) throw UNSUPPORTED;
+    const { ino } = request;
+    this.#namespace.open(ino, request.u32(0));
+    return reply.open(OUT_HEADER, ino, OpenFlag.KEEP_CACHE);
+  }
+
+  #create(): number {
+    const { request, reply } = this;
+    const attr = this.#namespace.create(request.ino, request.string(16), request.u32(4), request.caller);
+    this.#namespace.open(attr.ino, request.u32(0));
+    return reply.open(this.#entry(attr), attr.ino, OpenFlag.KEEP_CACHE);
+  }
+
+  #opendir(): number {
+    const { request, reply } = this;
+    if (this.#noOpendir) throw UNSUPPORTED;
+    this.#namespace.getattr(request.ino);
+    if (!this.#namespace.writable) return reply.open(OUT_HEADER, 0, OpenFlag.CACHE_DIR | OpenFlag.KEEP_CACHE);
+    return reply.open(OUT_HEADER, this.#nextHandle++, 0);
+  }
+
+  #setattr(): number {
+    const { request, reply } = this;
+    const valid = request.u32(0);
+    const changes: SetAttr = {};
+    if ((valid & SetattrBit.MODE) !== 0) changes.mode = request.u32(68);
+    if ((valid & SetattrBit.UID) !== 0) changes.uid = request.u32(76);
+    if ((valid & SetattrBit.GID) !== 0) changes.gid = request.u32(80);
+    if ((valid & SetattrBit.SIZE) !== 0) changes.size = request.u64(16);
+    if ((valid & SetattrBit.ATIME_NOW) !== 0) changes.atimeNs = nowNs();
+    else if ((valid & SetattrBit.ATIME) !== 0) changes.atimeNs = request.timeNs(32, 56);
+    if ((valid & SetattrBit.MTIME_NOW) !== 0) changes.mtimeNs = nowNs();
+    else if ((valid & SetattrBit.MTIME) !== 0) changes.mtimeNs = request.timeNs(40, 60);
+    // Where the kernel leaves it to the file system, truncation and chown take these bits from the mode.
+    if ((valid & SetattrBit.KILL_SUIDGID) !== 0) {
+      changes.mode = withoutSetId(changes.mode ?? this.#namespace.getattr(request.ino).mode);
+    }
+    return reply.attributes(OUT_HEADER, this.#namespace.setattr(request.ino, changes, request.caller));
+  }
+
+  #rename(nameOffset: number, flags: number): number {
+    const { request } = this;
+    const name = request.string(nameOffset);
+    const newName = request.string(nameOffset + name.length + 1);
+    this.#namespace.rename(request.ino, name, request.u64(0), newName, flags);
+    return OUT_HEADER;
+  }
+
+  #setxattr(): number {
+    const { request } = this;
+    const name = request.string(8);
+    // A copy: the view ends with this request, the namespace may keep the value.
+    const value = Buffer.from(request.bytes(8 + name.length + 1, request.u32(0)));
+    this.#namespace.setxattr(request.ino, name, value, request.u32(4));
+    return OUT_HEADER;
+  }
+
+  /** The reply to GETXATTR and LISTXATTR: the size of the value where the caller gave no room, or the value. */
+  #sized(room: number, value: Buffer): number {
+    if (room === 0) return this.reply.size(OUT_HEADER, value.length);
+    if (value.length > room) throw new FsError("ERANGE");
+    return this.reply.bytes(OUT_HEADER, value);
+  }
+
+  /** `length`, where the range of that length from the offset in the body stays below 2^53; EFBIG otherwise. */
+  #lengthFrom(offset: number, length: number): number {
+    if (!Number.isSafeInteger(this.request.u64(offset) + length)) throw new FsError("EFBIG");
+    return length;
+  }
+}
+
+/** Requests that take no reply, not even of an error. */
+function isSilent(opcode: number): boolean {
+  return opcode === Opcode.FORGET || opcode === Opcode.BATCH_FORGET || opcode === Opcode.INTERRUPT;
+}
+
+function nameOf(opcode: number): string {
+  return (
+    Object.entries(Opcode)
+      .find(([, number]) => number === opcode)?.[0]
+      .toLowerCase() ?? `opcode ${opcode}`
+  );
+}
+
+function subjectOf(request: Request): string {
+  try {
+    return `inode ${request.ino}`;
+  } catch {
+    return "no inode";
+  }
+}
+
+function terminated(names: readonly ByteString[]): Buffer {
+  return names.length === 0 ? Buffer.alloc(0) : toBuffer(`${names.join("\0")}\0` as ByteString);
+}
+
+function nowNs(): bigint {
+  return BigInt(Math.round((performance.timeOrigin + performance.now()) * 1000)) * 1000n;
+}

@@ -1,0 +1,73 @@
+/** Reads that wait for blobs: answered on the main thread, straight to the kernel. */
+
+import { writeSync } from "node:fs";
+import type { Fetcher } from "../../../cache/index.ts";
+import { isErrno } from "../../../cas/index.ts";
+import { errnoOf, FsError } from "../../errno.ts";
+import type { Miss } from "./dispatch.ts";
+import { OUT_HEADER } from "./protocol.ts";
+import { writeHeader } from "./reply.ts";
+
+/** The reads of one mount that wait. Each is answered once: with content, an error, or EINTR when its reader gives up. */
+export class Misses {
+  readonly #fd: number;
+  readonly #fetcher: Fetcher;
+  readonly #failed: (error: unknown) => void;
+  readonly #waiting = new Map<string, Miss>();
+
+  constructor(fd: number, fetcher: Fetcher, failed: (error: unknown) => void) {
+    this.#fd = fd;
+    this.#fetcher = fetcher;
+    this.#failed = failed;
+  }
+
+  start(miss: Miss): void {
+    const key = keyOf(miss.uniqueLow, miss.uniqueHigh);
+    this.#waiting.set(key, miss);
+    void this.#fill(miss).then(
+      () => this.#answer(key, miss, miss.reply.byteLength, 0),
+      (error: unknown) => {
+        if (this.#waiting.get(key) === miss) this.#failed(error);
+        this.#answer(key, miss, OUT_HEADER, errnoOf(error));
+      },
+    );
+  }
+
+  /** Answers at once that the read was interrupted; does nothing where it has its answer. */
+  interrupt(uniqueLow: number, uniqueHigh: number): void {
+    const key = keyOf(uniqueLow, uniqueHigh);
+    const miss = this.#waiting.get(key);
+    if (miss !== undefined) this.#answer(key, miss, OUT_HEADER, errnoOf(new FsError("EINTR")));
+  }
+
+  /** Answers nothing any more; afterwards the descriptor may be closed. */
+  stop(): void {
+    this.#waiting.clear();
+  }
+
+  async #fill(miss: Miss): Promise<void> {
+    await Promise.all(
+      miss.runs.map(async ({ at, length, segments }) => {
+        await this.#fetcher.read([...segments], Buffer.from(miss.reply, at, length));
+      }),
+    );
+  }
+
+  #answer(key: string, miss: Miss, length: number, errno: number): void {
+    if (this.#waiting.get(key) !== miss) return;
+    this.#waiting.delete(key);
+    // An interrupted reader's buffer may still be written to by the fetch, so errors have one of their own.
+    const reply = Buffer.from(errno === 0 ? miss.reply : new ArrayBuffer(OUT_HEADER), 0, length);
+    writeHeader(new DataView(reply.buffer), length, errno, miss.uniqueLow, miss.uniqueHigh);
+    try {
+      // Copies to a waiting reader and never blocks, and so leaves no write behind when the descriptor is closed.
+      writeSync(this.#fd, reply, 0, length);
+    } catch (error) {
+      if (!isErrno(error, "ENOENT", "ENODEV", "ECONNABORTED", "EPERM")) this.#failed(error);
+    }
+  }
+}
+
+function keyOf(uniqueLow: number, uniqueHigh: number): string {
+  return `${uniqueHigh}:${uniqueLow}`;
+}

@@ -1,0 +1,28 @@
+/** File systems: namespaces, mounts, scratch directories, and local trees. */
+export { type CommitOptions, commitScratch } from "./commit.ts";
+export { type ErrnoName, errnoName, errnoOf, FsError } from "./errno.ts";
+export { type MountEvents, type MountOptions, type MountOutcome, runMount } from "./mount.ts";
+export { runDaemon, startMount } from "./mount-daemon.ts";
+export type { MountRecord } from "./mount-record.ts";
+export { listMounts, type MountStatus, type UnmountOptions, unmount } from "./mounts.ts";
+export {
+  type Attr,
+  type Caller,
+  type Entry,
+  type FsStats,
+  type Namespace,
+  type NamespaceSpec,
+  openNamespace,
+  type SetAttr,
+} from "./namespace.ts";
+export {
+  createScratch,
+  discardScratch,
+  getScratch,
+  listScratches,
+  type NewScratch,
+  type Scratch,
+  type ScratchRecord,
+  type ScratchStatus,
+} from "./scratch.ts";
+export * from "./transfer/index.ts";

@@ -1,0 +1,133 @@
+/**
+ * What is known of a mount outside its daemon: `<home>/mounts/<id>/mount.json`, written by the
+ * daemon alone, and `log` beside it.
+ */
+
+import { randomBytes } from "node:crypto";
+import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { DatamonError, type ErrorCode, isErrno } from "../cas/index.ts";
+import { isRunning } from "./process-identity.ts";
+
+/** Why a mount or its commit failed: the parts of a `DatamonError`. */
+export const failureSchema = z.object({
+  kind: z.literal("failed"),
+  code: z.custom<ErrorCode>((code) => typeof code === "string"),
+  message: z.string(),
+  hint: z.string().optional(),
+});
+
+const outcomeSchema = z.discriminatedUnion("kind", [
+  /** A read-only mount ended. */
+  z.object({ kind: z.literal("unmounted") }),
+  /** A writable mount ended and nothing had been changed. */
+  z.object({ kind: z.literal("unchanged") }),
+  z.object({ kind: z.literal("committed"), bundle: z.string() }),
+  failureSchema,
+]);
+
+const recordSchema = z.object({
+  id: z.string(),
+  repo: z.string(),
+  /** The bundle that is shown, or the base of the changes; absent for a tree that started empty. */
+  bundle: z.string().optional(),
+  /** When that bundle was made, ISO 8601. */
+  bundleTime: z.string().optional(),
+  /** The label by which it was asked for. */
+  label: z.string().optional(),
+  mode: z.enum(["ro", "rw"]),
+  /** Absolute, without symbolic links. */
+  directory: z.string(),
+  channel: z.enum(["kernel", "fuse-native"]),
+  daemon: z.object({ pid: z.number().int().positive(), started: z.string() }),
+  /** When the mount was made, ISO 8601. */
+  since: z.string(),
+  /** Id of the scratch that holds the changes of a writable mount. */
+  scratch: z.string().optional(),
+  cacheDirectory: z.string(),
+  state: z.enum(["starting", "mounted", "committing", "ended"]),
+  /** How it ended; there once the state is "ended". */
+  outcome: outcomeSchema.optional(),
+});
+
+/** How a mount ended. */
+export type RecordedOutcome = z.infer<typeof outcomeSchema>;
+export type Failure = z.infer<typeof failureSchema>;
+/** A mount, as its daemon wrote it down. */
+export type MountRecord = z.infer<typeof recordSchema>;
+
+/** The directory of a mount's record and log. */
+export function recordDirectory(home: string, id: string): string {
+  return join(home, "mounts", id);
+}
+
+/** The file in which a mount's daemon tells what it meets. */
+export function logFile(home: string, id: string): string {
+  return join(recordDirectory(home, id), "log");
+}
+
+/** Makes the directory of a new mount's record and returns the mount's id, eight hexadecimal digits. */
+export async function createRecordDirectory(home: string): Promise<string> {
+  await mkdir(join(home, "mounts"), { recursive: true, mode: 0o700 });
+  for (;;) {
+    const id = randomBytes(4).toString("hex");
+    try {
+      await mkdir(recordDirectory(home, id), { mode: 0o700 });
+      return id;
+    } catch (error) {
+      if (!isErrno(error, "EEXIST")) throw error;
+    }
+  }
+}
+
+/** Writes a record so that a reader sees the old one or the new one. */
+export async function writeRecord(home: string, record: MountRecord): Promise<void> {
+  const file = join(recordDirectory(home, record.id), "mount.json");
+  const draft = `${file}.${randomBytes(4).toString("hex")}`;
+  await writeFile(draft, `${JSON.stringify(record, undefined, 2)}\n`, { mode: 0o600 });
+  await rename(draft, file);
+}
+
+/** The record of a mount; undefined where there is none, or none that can be read. */
+export async function readRecord(home: string, id: string): Promise<MountRecord | undefined> {
+  try {
+    return recordSchema.parse(JSON.parse(await readFile(join(recordDirectory(home, id), "mount.json"), "utf8")));
+  } catch {
+    return undefined;
+  }
+}
+
+/** Every record, the newest mount first. */
+export async function readRecords(home: string): Promise<MountRecord[]> {
+  const ids = await readdir(join(home, "mounts")).catch((error) => {
+    if (isErrno(error, "ENOENT")) return [];
+    throw error;
+  });
+  const records = await Promise.all(ids.map((id) => readRecord(home, id)));
+  return records
+    .filter((record) => record !== undefined)
+    .sort((one, other) => (one.since < other.since ? 1 : one.since > other.since ? -1 : 0));
+}
+
+/** Forgets a mount, its log included. */
+export async function removeRecord(home: string, id: string): Promise<void> {
+  await rm(recordDirectory(home, id), { recursive: true, force: true });
+}
+
+/** True while the mount's daemon runs. */
+export async function isServed(record: MountRecord): Promise<boolean> {
+  return await isRunning(record.daemon);
+}
+
+/** A failure in the form of a record. */
+export function failureOf(error: unknown): Failure {
+  const message = error instanceof Error ? error.message : String(error);
+  if (!(error instanceof DatamonError)) return { kind: "failed", code: "io", message };
+  return { kind: "failed", code: error.code, message, ...(error.hint !== undefined && { hint: error.hint }) };
+}
+
+/** The error that a recorded failure was. */
+export function errorOf(failure: Failure): DatamonError {
+  return new DatamonError(failure.code, failure.message, failure.hint === undefined ? {} : { hint: failure.hint });
+}

@@ -1,0 +1,472 @@
+/** A writable tree: a bundle below, or nothing, and over it what a scratch holds. */
+
+import { constants, statfsSync } from "node:fs";
+import { join } from "node:path";
+import type { Segment } from "../../cache/index.ts";
+import type { ByteString } from "../../cas/index.ts";
+import {
+  type Base,
+  CatalogBase,
+  isDirectory,
+  isRegular,
+  isSymlink,
+  reservedXattr,
+  reservedXattrNames,
+  S_IFDIR,
+  S_IFLNK,
+  S_IFMT,
+  S_IFREG,
+  XATTR_HASH,
+  XATTR_RESERVED,
+} from "../base.ts";
+import { FsError } from "../errno.ts";
+import {
+  type Attr,
+  type Caller,
+  type Entry,
+  type FsStats,
+  NAME_MAX,
+  type Namespace,
+  RENAME_EXCHANGE,
+  RENAME_NOREPLACE,
+  ROOT_INO,
+  type SetAttr,
+  XATTR_CREATE,
+  XATTR_REPLACE,
+} from "../namespace.ts";
+import { Contents, withoutSetId } from "./contents.ts";
+import { DataFiles } from "./data.ts";
+import { EmptyBase } from "./empty.ts";
+import { type Edit, firstRoot, Inodes } from "./inodes.ts";
+import { type InodeRow, Journal } from "./journal.ts";
+import { ScratchLock } from "./lock.ts";
+import { Names } from "./names.ts";
+
+const S_ISGID = 0o2000;
+const PERMISSIONS = 0o7777;
+
+/** Longest target of a symbolic link, in bytes. */
+const TARGET_MAX = 4095;
+/** Limits of Linux for extended attributes, in bytes. */
+const XATTR_NAME_MAX = 255;
+const XATTR_SIZE_MAX = 65536;
+
+/** What the parts of an open overlay are, for a commit to read. */
+export interface OverlayParts {
+  readonly base: Base;
+  readonly inodes: Inodes;
+  readonly contents: Contents;
+  readonly names: Names;
+}
+
+/** The namespace over a scratch. One process at a time has it open. */
+export class OverlayNamespace implements Namespace {
+  readonly writable = true;
+  readonly root = ROOT_INO;
+  readonly parts: OverlayParts;
+  readonly #directory: string;
+  readonly #bundle: string | undefined;
+  readonly #lock: ScratchLock;
+  readonly #journal: Journal;
+  readonly #data: DataFiles;
+  readonly #base: Base;
+  readonly #inodes: Inodes;
+  readonly #names: Names;
+  readonly #contents: Contents;
+  readonly #handles = new Map<number, number>();
+  #closed = false;
+
+  private constructor(directory: string, base: Base, bundle: string | undefined, lock: ScratchLock, journal: Journal) {
+    this.#directory = directory;
+    this.#bundle = bundle;
+    this.#lock = lock;
+    this.#journal = journal;
+    this.#base = base;
+    this.#data = new DataFiles(dataDirectory(directory));
+    this.#inodes = new Inodes(base, journal, this.#data);
+    this.#names = new Names(this.#inodes);
+    this.#contents = new Contents(this.#inodes);
+    this.parts = { base, inodes: this.#inodes, contents: this.#contents, names: this.#names };
+  }
+
+  /**
+   * Opens the scratch in `directory`, with what a process that died left in it. Throws "conflict"
+   * where another process has it, or where it was made over another base.
+   *
+   * @param catalog file of the base's catalog; undefined for a tree that starts empty
+   * @param bundle id of the base
+   */
+  static open(directory: string, catalog: string | undefined, bundle: string | undefined): OverlayNamespace {
+    const lock = ScratchLock.take(directory);
+    let base: Base | undefined;
+    let journal: Journal | undefined;
+    try {
+      base = catalog === undefined ? new EmptyBase() : new CatalogBase(catalog);
+      journal = Journal.open(journalFile(directory), bundle, base.maxIno());
+      if (catalog === undefined && journal.inode(ROOT_INO) === undefined) journal.putInode(firstRoot(base));
+      const overlay = new OverlayNamespace(directory, base, bundle, lock, journal);
+      overlay.#removeOrphans();
+      return overlay;
+    } catch (error) {
+      journal?.close();
+      base?.close();
+      lock.release();
+      throw error;
+    }
+  }
+
+  lookup(parent: number, name: ByteString): Attr {
+    const { ino, inode } = this.#names.lookup(parent, name);
+    return inode === undefined ? this.#inodes.attr(ino) : this.#inodes.attrOver(inode);
+  }
+
+  getattr(ino: number): Attr {
+    return this.#inodes.attr(ino);
+  }
+
+  readlink(ino: number): ByteString {
+    const inode = this.#inodes.row(ino) ?? this.#inodes.unchanged(ino);
+    if (!isSymlink(inode.mode) || inode.target === undefined) throw new FsError("EINVAL");
+    return inode.target;
+  }
+
+  readdir(ino: number, after: ByteString | undefined, limit: number): Entry[] {
+    return this.#names.readdir(ino, after, limit);
+  }
+
+  parent(ino: number): number {
+    this.#names.directory(ino);
+    return this.#names.parent(ino);
+  }
+
+  planRead(ino: number, offset: number, length: number): Segment[] {
+    return this.#contents.plan(ino, offset, length);
+  }
+
+  getxattr(ino: number, name: ByteString): Buffer {
+    const value = name.startsWith(XATTR_RESERVED) ? this.#reserved(ino, name) : this.#xattr(ino, name);
+    if (value === undefined) throw new FsError("ENODATA");
+    return value;
+  }
+
+  listxattr(ino: number): ByteString[] {
+    const row = this.#inodes.row(ino);
+    const names = reservedXattrNames(this.#inodes.mode(ino)).filter((name) => this.#reserved(ino, name) !== undefined);
+    const stored = row?.ownXattrs ? this.#journal.xattrs(ino) : this.#base.inode(ino)?.xattrs;
+    return [...names, ...(stored?.keys() ?? [])];
+  }
+
+  statfs(): FsStats {
+    const { blocks, bfree, bavail, files, ffree, bsize } = statfsSync(this.#directory);
+    return { blocks, bfree, bavail, files, ffree, bsize, namemax: NAME_MAX };
+  }
+
+  /** As the seam says; with O_TRUNC a file is emptied. */
+  open(ino: number, flags: number): void {
+    if ((flags & constants.O_TRUNC) !== 0) this.#contents.truncate(ino, 0);
+    else this.#inodes.mode(ino);
+    this.#handles.set(ino, (this.#handles.get(ino) ?? 0) + 1);
+    this.#data.pin(ino);
+  }
+
+  release(ino: number): void {
+    const handles = this.#handles.get(ino);
+    if (handles === undefined) return;
+    this.#data.unpin(ino);
+    if (handles > 1) {
+      this.#handles.set(ino, handles - 1);
+      return;
+    }
+    this.#handles.delete(ino);
+    if (this.#inodes.row(ino)?.nlink === 0) this.#removeInode(ino);
+  }
+
+  create(parent: number, name: ByteString, mode: number, caller: Caller): Attr {
+    return this.#make(parent, name, S_IFREG | (mode & PERMISSIONS), caller, {});
+  }
+
+  mkdir(parent: number, name: ByteString, mode: number, caller: Caller): Attr {
+    return this.#make(parent, name, S_IFDIR | (mode & PERMISSIONS), caller, { nlink: 2, parent });
+  }
+
+  symlink(parent: number, name: ByteString, target: ByteString, caller: Caller): Attr {
+    if (target.length === 0) throw new FsError("ENOENT");
+    if (target.length > TARGET_MAX) throw new FsError("ENAMETOOLONG");
+    return this.#make(parent, name, S_IFLNK | 0o777, caller, { target });
+  }
+
+  mknod(parent: number, name: ByteString, mode: number, rdev: number, caller: Caller): Attr {
+    const type = mode & S_IFMT;
+    if (type === S_IFDIR || type === S_IFLNK) throw new FsError("EINVAL");
+    return this.#make(parent, name, (type === 0 ? S_IFREG : type) | (mode & PERMISSIONS), caller, { rdev });
+  }
+
+  link(ino: number, parent: number, name: ByteString): Attr {
+    this.#inodes.apply((edit) => {
+      const row = edit.get(ino);
+      if (isDirectory(row.mode)) throw new FsError("EPERM");
+      if (row.nlink === 0) throw new FsError("ENOENT");
+      this.#names.free(edit, parent, name);
+      this.#names.set(parent, name, ino);
+      edit.update(ino, { nlink: row.nlink + 1, ctimeNs: edit.now });
+      touch(edit, parent);
+    });
+    return this.#inodes.attr(ino);
+  }
+
+  unlink(parent: number, name: ByteString): void {
+    const { ino } = this.#names.lookup(parent, name);
+    if (isDirectory(this.#inodes.mode(ino))) throw new FsError("EISDIR");
+    this.#inodes.apply((edit) => {
+      this.#names.remove(parent, name);
+      touch(edit, parent);
+      this.#drop(edit, ino);
+    });
+  }
+
+  rmdir(parent: number, name: ByteString): void {
+    const { ino } = this.#names.lookup(parent, name);
+    this.#names.directory(ino);
+    if (!this.#names.isEmpty(ino)) throw new FsError("ENOTEMPTY");
+    this.#inodes.apply((edit) => {
+      this.#names.remove(parent, name);
+      touch(edit, parent, -1);
+      this.#drop(edit, ino);
+    });
+  }
+
+  rename(parent: number, name: ByteString, newParent: number, newName: ByteString, flags: number): void {
+    const exchange = (flags & RENAME_EXCHANGE) !== 0;
+    const noReplace = (flags & RENAME_NOREPLACE) !== 0;
+    if ((flags & ~(RENAME_EXCHANGE | RENAME_NOREPLACE)) !== 0 || (exchange && noReplace)) throw new FsError("EINVAL");
+    const { ino } = this.#names.lookup(parent, name);
+    const replaced = this.#lookupIfThere(newParent, newName);
+    if (exchange && replaced === undefined) throw new FsError("ENOENT");
+    if (noReplace && replaced !== undefined) throw new FsError("EEXIST");
+    const directory = isDirectory(this.#inodes.mode(ino));
+    if (directory && this.#names.isBelow(newParent, ino)) throw new FsError("EINVAL");
+    const replacedDirectory = replaced !== undefined && isDirectory(this.#inodes.mode(replaced));
+    if (exchange) {
+      if (replacedDirectory && this.#names.isBelow(parent, replaced)) throw new FsError("EINVAL");
+    } else if (replaced !== undefined && replaced !== ino) {
+      if (directory && !replacedDirectory) throw new FsError("ENOTDIR");
+      if (!directory && replacedDirectory) throw new FsError("EISDIR");
+      if (replacedDirectory && !this.#names.isEmpty(replaced)) throw new FsError("ENOTEMPTY");
+    }
+    if (replaced === ino) return;
+    this.#inodes.apply((edit) => {
+      if (edit.get(newParent).nlink === 0) throw new FsError("ENOENT");
+      this.#names.set(newParent, newName, ino);
+      if (exchange) this.#names.set(parent, name, replaced!);
+      else this.#names.remove(parent, name);
+      touch(edit, parent, (directory ? -1 : 0) + (exchange && replacedDirectory ? 1 : 0));
+      touch(edit, newParent, (directory ? 1 : 0) - (replacedDirectory ? 1 : 0));
+      edit.update(ino, { ctimeNs: edit.now, ...(directory ? { parent: newParent } : {}) });
+      if (replaced === undefined) return;
+      if (exchange) edit.update(replaced, { ctimeNs: edit.now, ...(replacedDirectory ? { parent } : {}) });
+      else this.#drop(edit, replaced);
+    });
+  }
+
+  write(ino: number, offset: number, data: Buffer, caller?: Caller): number {
+    return this.#contents.write(ino, offset, data, caller);
+  }
+
+  setattr(ino: number, changes: SetAttr, _caller: Caller): Attr {
+    const { mode, uid, gid, size, mtimeNs, atimeNs } = changes;
+    if (size !== undefined) this.#contents.truncate(ino, size);
+    if (
+      mode !== undefined ||
+      uid !== undefined ||
+      gid !== undefined ||
+      mtimeNs !== undefined ||
+      atimeNs !== undefined
+    ) {
+      this.#inodes.apply((edit) => {
+        const row = edit.get(ino);
+        const shown = this.#inodes.attr(ino);
+        let bits = row.mode;
+        // Linux does so for root as well, and leaves directories alone.
+        if ((uid !== undefined || gid !== undefined) && !isDirectory(bits)) bits = withoutSetId(bits);
+        if (mode !== undefined) bits = (row.mode & S_IFMT) | (mode & PERMISSIONS);
+        edit.update(ino, {
+          mode: bits,
+          uid: uid ?? row.uid,
+          gid: gid ?? row.gid,
+          ctimeNs: edit.now,
+          changed: true,
+          ...(mtimeNs === undefined ? {} : { mtimeNs, mtimeSet: true, atimeNs: row.atimeNs ?? shown.atimeNs }),
+          ...(atimeNs === undefined ? {} : { atimeNs }),
+        });
+      });
+    }
+    return this.#inodes.attr(ino);
+  }
+
+  fallocate(ino: number, mode: number, offset: number, length: number): void {
+    this.#contents.fallocate(ino, mode, offset, length);
+  }
+
+  setxattr(ino: number, name: ByteString, value: Buffer, flags: number): void {
+    checkXattrName(name);
+    if (value.length > XATTR_SIZE_MAX) throw new FsError("E2BIG");
+    this.#inodes.apply((edit) => {
+      this.#ownXattrs(edit, ino);
+      const known = this.#journal.xattr(ino, name) !== undefined;
+      if ((flags & XATTR_CREATE) !== 0 && known) throw new FsError("EEXIST");
+      if ((flags & XATTR_REPLACE) !== 0 && !known) throw new FsError("ENODATA");
+      this.#journal.putXattr(ino, name, value);
+    });
+  }
+
+  removexattr(ino: number, name: ByteString): void {
+    checkXattrName(name);
+    this.#inodes.apply((edit) => {
+      this.#ownXattrs(edit, ino);
+      if (this.#journal.xattr(ino, name) === undefined) throw new FsError("ENODATA");
+      this.#journal.removeXattr(ino, name);
+    });
+  }
+
+  fsync(ino: number): void {
+    this.#data.sync(ino);
+    this.#journal.sync();
+  }
+
+  /** Nothing is left to do at a close: what was written is with the kernel already. */
+  flush(_ino: number): void {}
+
+  syncAll(): void {
+    this.#data.syncAll();
+    this.#journal.sync();
+  }
+
+  changes(): number {
+    return this.#journal.countChanges();
+  }
+
+  /** Closes; inodes that were unlinked and are open still go now. A second call does nothing. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#handles.clear();
+    try {
+      this.#removeOrphans();
+    } finally {
+      this.#data.close();
+      this.#journal.close();
+      this.#base.close();
+      this.#lock.release();
+    }
+  }
+
+  #make(parent: number, name: ByteString, mode: number, caller: Caller, more: Partial<InodeRow>): Attr {
+    const ino = this.#inodes.apply((edit) => {
+      this.#names.free(edit, parent, name);
+      const above = edit.get(parent);
+      const inherits = (above.mode & S_ISGID) !== 0;
+      const directory = isDirectory(mode);
+      const made = this.#journal.allocateIno();
+      edit.put({
+        ino: made,
+        mode: inherits && directory ? mode | S_ISGID : mode,
+        uid: caller.uid,
+        gid: inherits ? above.gid : caller.gid,
+        rdev: 0,
+        nlink: 1,
+        size: 0,
+        baseSize: 0,
+        mtimeNs: edit.now,
+        ctimeNs: edit.now,
+        atimeNs: undefined,
+        mtimeSet: !isRegular(mode),
+        target: undefined,
+        parent: 0,
+        trim: false,
+        ownXattrs: false,
+        changed: true,
+        ...more,
+      });
+      this.#names.set(parent, name, made);
+      touch(edit, parent, directory ? 1 : 0);
+      return made;
+    });
+    return this.#inodes.attr(ino);
+  }
+
+  #lookupIfThere(parent: number, name: ByteString): number | undefined {
+    try {
+      return this.#names.lookup(parent, name).ino;
+    } catch (error) {
+      if (error instanceof FsError && error.errno === "ENOENT") return undefined;
+      throw error;
+    }
+  }
+
+  /** Takes one name from an inode; without names it goes, at once or when nobody has it open any more. */
+  #drop(edit: Edit, ino: number): void {
+    const { mode, nlink } = this.#inodes.row(ino) ?? this.#inodes.unchanged(ino);
+    const left = isDirectory(mode) ? 0 : nlink - 1;
+    if (left > 0 || this.#handles.has(ino)) {
+      edit.update(ino, { nlink: left, ctimeNs: edit.now });
+      return;
+    }
+    edit.remove(ino);
+    this.#contents.forget(ino);
+  }
+
+  #removeInode(ino: number): void {
+    this.#contents.forget(ino);
+    this.#inodes.apply((edit) => edit.remove(ino));
+  }
+
+  #removeOrphans(): void {
+    for (const ino of this.#journal.orphans()) this.#removeInode(ino);
+  }
+
+  #reserved(ino: number, name: ByteString): Buffer | undefined {
+    const inode = ino <= this.#inodes.lastBaseIno ? this.#base.inode(ino) : undefined;
+    const row = this.#inodes.row(ino);
+    if (inode === undefined || this.#bundle === undefined) return undefined;
+    if (row !== undefined && isRegular(row.mode) && this.#contents.isChanged(row)) return undefined;
+    return reservedXattr(name, inode.mode, name === XATTR_HASH ? inode.hash : undefined, this.#bundle);
+  }
+
+  #xattr(ino: number, name: ByteString): Buffer | undefined {
+    const row = this.#inodes.row(ino);
+    if (row?.ownXattrs) return this.#journal.xattr(ino, name);
+    if (ino > this.#inodes.lastBaseIno) return undefined;
+    return this.#inodes.unchanged(ino).xattrs?.get(name);
+  }
+
+  /** Makes the journal's attributes of `ino` those that count, and says that they change. */
+  #ownXattrs(edit: Edit, ino: number): void {
+    const row = edit.get(ino);
+    if (!row.ownXattrs && ino <= this.#inodes.lastBaseIno) {
+      for (const [name, value] of this.#inodes.unchanged(ino).xattrs ?? []) this.#journal.putXattr(ino, name, value);
+    }
+    edit.update(ino, { ownXattrs: true, ctimeNs: edit.now, changed: true });
+  }
+}
+
+/** The journal of the scratch in `directory`. */
+export function journalFile(directory: string): string {
+  return join(directory, "journal.sqlite");
+}
+
+/** The data files of the scratch in `directory`. */
+export function dataDirectory(directory: string): string {
+  return join(directory, "data");
+}
+
+/** Says that names in `parent` changed; `links` more subdirectories are in it. */
+function touch(edit: Edit, parent: number, links = 0): void {
+  edit.update(parent, { mtimeNs: edit.now, ctimeNs: edit.now, mtimeSet: true, nlink: edit.get(parent).nlink + links });
+}
+
+/** Only user attributes are kept; those that Datamon makes are nobody's to change. */
+function checkXattrName(name: ByteString): void {
+  if (name.startsWith(XATTR_RESERVED)) throw new FsError("EPERM");
+  if (!name.startsWith("user.") || name.length === "user.".length) throw new FsError("ENOTSUP");
+  if (name.length > XATTR_NAME_MAX) throw new FsError("ERANGE");
+}

@@ -1,0 +1,232 @@
+/**
+ * Scratches: the directories in which writable mounts keep what is not committed yet.
+ * `<root>/<id>/` holds scratch.yaml (what it belongs to), journal.sqlite and data/ (the changes), and lock.
+ */
+
+import { randomBytes } from "node:crypto";
+import { existsSync } from "node:fs";
+import { mkdir, opendir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { parse, stringify } from "yaml";
+import { z } from "zod";
+import { DatamonError, ioError, isErrno } from "../cas/index.ts";
+import { countJournalChanges } from "./overlay/journal.ts";
+import { ScratchLock } from "./overlay/lock.ts";
+import { dataDirectory, journalFile } from "./overlay/overlay.ts";
+import { isRunning, thisProcess } from "./process-identity.ts";
+
+const FORMAT = 1;
+const ID_BYTES = 4;
+
+const recordSchema = z.object({
+  format: z.literal(FORMAT),
+  id: z.string(),
+  repo: z.string(),
+  /** What the changes start from; absent for a tree that started empty. */
+  base: z.object({ bundle: z.string(), catalog: z.string() }).optional(),
+  /** Where it is or was mounted. */
+  directory: z.string(),
+  /** For the bundle to come. */
+  message: z.string(),
+  label: z.string().optional(),
+  /** ISO 8601. */
+  created: z.string(),
+  /** The process that mounted it last. */
+  daemon: z.object({ pid: z.number().int().positive(), started: z.string() }),
+  /** Id of the bundle that a commit began to make of the present changes. */
+  committing: z.string().optional(),
+});
+
+/** scratch.yaml. */
+export type ScratchRecord = z.infer<typeof recordSchema>;
+
+/** A scratch, as its record says. */
+export interface Scratch {
+  readonly id: string;
+  /** Absolute path of the scratch itself. */
+  readonly directory: string;
+  readonly record: ScratchRecord;
+}
+
+/** A scratch as it is listed. */
+export interface ScratchStatus extends Scratch {
+  /** The process that mounted it runs. */
+  readonly alive: boolean;
+  /** How many names and inodes differ from the base; undefined where its journal cannot be read. */
+  readonly changes: number | undefined;
+  /** Disk space of the written data, in bytes. */
+  readonly bytes: number;
+}
+
+/** What a new scratch is for. */
+export interface NewScratch {
+  readonly repo: string;
+  /** Ids of the base bundle and its catalog; undefined for a tree that starts empty. */
+  readonly base?: { readonly bundle: string; readonly catalog: string };
+  /** The mount's directory. */
+  readonly directory: string;
+  readonly message?: string;
+  readonly label?: string;
+}
+
+/** Makes a scratch under `root`, claimed by this process. */
+export async function createScratch(root: string, options: NewScratch): Promise<Scratch> {
+  const { repo, base, directory: mount, message = "", label } = options;
+  await mkdir(root, { recursive: true, mode: 0o700 });
+  for (;;) {
+    const id = randomBytes(ID_BYTES).toString("hex");
+    const directory = join(root, id);
+    try {
+      await mkdir(directory, { mode: 0o700 });
+    } catch (error) {
+      if (isErrno(error, "EEXIST")) continue;
+      throw ioError(`make the scratch ${directory}`, error);
+    }
+    const record: ScratchRecord = {
+      format: FORMAT,
+      id,
+      repo,
+      ...(base !== undefined && { base: { bundle: base.bundle, catalog: base.catalog } }),
+      directory: mount,
+      message,
+      ...(label !== undefined && { label }),
+      created: new Date().toISOString(),
+      daemon: await thisProcess(),
+    };
+    return await writeRecord({ id, directory, record });
+  }
+}
+
+/** The scratch with this id, or the only one whose id begins so. Throws "not-found", "usage", "damaged". */
+export async function getScratch(root: string, id: string): Promise<Scratch> {
+  const found = id === "" ? [] : (await scratchIds(root)).filter((known) => known.startsWith(id));
+  const only = found.includes(id) ? id : found[0];
+  if (only === undefined) {
+    throw new DatamonError("not-found", `there is no scratch ${id}`, { hint: "See them with `datamon scratch list`." });
+  }
+  if (only !== id && found.length > 1) {
+    throw new DatamonError("usage", `more than one scratch has an id that begins with ${id}: ${found.join(", ")}`);
+  }
+  return await readScratch(root, only);
+}
+
+/** All scratches under `root`, oldest first. What cannot be read is told and left out. */
+export async function listScratches(root: string, tell?: (error: DatamonError) => void): Promise<ScratchStatus[]> {
+  const found: ScratchStatus[] = [];
+  for (const id of await scratchIds(root)) {
+    try {
+      const scratch = await readScratch(root, id);
+      const alive = await isRunning(scratch.record.daemon);
+      found.push({ ...scratch, alive, changes: changesOrUnknown(scratch), bytes: await dataBytes(scratch) });
+    } catch (error) {
+      // Gone since the directory was listed.
+      if (error instanceof DatamonError && error.code === "not-found") continue;
+      tell?.(ioError(`read the scratch ${join(root, id)}`, error));
+    }
+  }
+  return found.sort((one, other) => (one.record.created < other.record.created ? -1 : 1));
+}
+
+/** How many names and inodes of a scratch differ from its base, also while it is mounted. */
+export function countChanges(scratch: Pick<Scratch, "directory">): number {
+  const journal = journalFile(scratch.directory);
+  return existsSync(journal) ? countJournalChanges(journal) : 0;
+}
+
+/**
+ * Makes this process the one that has the scratch mounted, before it opens the namespace. Throws
+ * "conflict" where another that runs has it. A commit that was begun and not finished is forgotten,
+ * since the tree will change.
+ */
+export async function claimScratch(scratch: Scratch, directory: string): Promise<Scratch> {
+  await checkUnused(scratch);
+  const { committing: _, ...record } = scratch.record;
+  return await writeRecord({ ...scratch, record: { ...record, directory, daemon: await thisProcess() } });
+}
+
+/** Writes down which bundle a commit is about to make, so that a retry knows what it finds. */
+export async function markCommitting(scratch: Scratch, bundle: string): Promise<Scratch> {
+  return await writeRecord({ ...scratch, record: { ...scratch.record, committing: bundle } });
+}
+
+/** Removes a scratch and all that is in it. Throws "conflict" where another process uses it. */
+export async function discardScratch(scratch: Scratch): Promise<void> {
+  await checkUnused(scratch);
+  try {
+    await rm(scratch.directory, { recursive: true, force: true });
+  } catch (error) {
+    throw ioError(`remove the scratch ${scratch.directory}`, error);
+  }
+}
+
+/** The scratch as its record says now. */
+export async function rereadScratch({ directory, id }: Scratch): Promise<Scratch> {
+  return await readScratch(dirname(directory), id);
+}
+
+async function checkUnused({ id, directory, record }: Scratch): Promise<void> {
+  if (record.daemon.pid !== process.pid && (await isRunning(record.daemon))) {
+    throw new DatamonError("conflict", `scratch ${id} is mounted at ${record.directory} (pid ${record.daemon.pid})`, {
+      hint: `Unmount it first: datamon unmount ${record.directory}`,
+    });
+  }
+  if (existsSync(directory)) ScratchLock.take(directory).release();
+}
+
+async function scratchIds(root: string): Promise<string[]> {
+  try {
+    return (await readdir(root)).filter((name) => /^[0-9a-f]+$/.test(name)).sort();
+  } catch (error) {
+    if (isErrno(error, "ENOENT")) return [];
+    throw ioError(`list the scratches in ${root}`, error);
+  }
+}
+
+async function readScratch(root: string, id: string): Promise<Scratch> {
+  const directory = join(root, id);
+  const file = join(directory, "scratch.yaml");
+  const text = await readFile(file, "utf8").catch((error) => {
+    throw ioError(`read ${file}`, error);
+  });
+  try {
+    return { id, directory, record: recordSchema.parse(parse(text)) };
+  } catch (cause) {
+    throw new DatamonError("damaged", `${file} is not the record of a scratch`, { cause });
+  }
+}
+
+/** Replaces scratch.yaml so that a reader sees the old one or the new one, and so does the disk. */
+async function writeRecord(scratch: Scratch): Promise<Scratch> {
+  const file = join(scratch.directory, "scratch.yaml");
+  const draft = `${file}.${randomBytes(4).toString("hex")}`;
+  try {
+    await writeFile(draft, stringify(scratch.record), { mode: 0o600, flush: true });
+    await rename(draft, file);
+  } catch (error) {
+    await rm(draft, { force: true });
+    throw ioError(`write ${file}`, error);
+  }
+  return scratch;
+}
+
+function changesOrUnknown(scratch: Scratch): number | undefined {
+  try {
+    return countChanges(scratch);
+  } catch {
+    return undefined;
+  }
+}
+
+async function dataBytes(scratch: Scratch): Promise<number> {
+  const data = dataDirectory(scratch.directory);
+  let blocks = 0;
+  try {
+    for await (const entry of await opendir(data)) {
+      const found = await stat(join(data, entry.name)).catch(() => undefined);
+      blocks += found?.blocks ?? 0;
+    }
+  } catch (error) {
+    if (!isErrno(error, "ENOENT")) throw error;
+  }
+  return blocks * 512;
+}

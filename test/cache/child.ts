@@ -1,0 +1,43 @@
+/** A process with a cache of its own, for tests with several of them: node child.ts DIRECTORY SIZE-LIMIT */
+import assert from "node:assert/strict";
+import { DiskCache } from "../../src/cache/index.ts";
+import { type Request, sample } from "./support.ts";
+
+const [, , directory = "", sizeLimit] = process.argv;
+const cache = DiskCache.open(directory, { sizeLimit: Number(sizeLimit) });
+
+process.on("message", (request: Request) => {
+  process.send?.(answer(request), () => {
+    if (request.do === "end") process.disconnect();
+  });
+});
+process.send?.("ready");
+
+function answer(request: Request): unknown {
+  switch (request.do) {
+    case "insert": {
+      let taken = 0;
+      for (let seed = request.from; seed < request.to; seed++) {
+        const { hash, content } = sample(seed, request.size);
+        if (cache.insert(hash, content)) taken++;
+      }
+      return taken;
+    }
+    case "check": {
+      let resident = 0;
+      for (let seed = request.from; seed < request.to; seed++) {
+        const { hash, content } = sample(seed, request.size);
+        const found = cache.load(hash);
+        if (found === undefined) continue;
+        assert.ok(found.equals(content), `wrong bytes for sample ${seed}`);
+        resident++;
+      }
+      return resident;
+    }
+    case "status":
+      return cache.status();
+    case "end":
+      cache.close();
+      return "closed";
+  }
+}

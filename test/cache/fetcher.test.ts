@@ -1,0 +1,313 @@
+import assert from "node:assert/strict";
+import { closeSync, openSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import fc from "fast-check";
+import { DiskCache, Fetcher, readLocal, type Segment } from "../../src/cache/index.ts";
+import {
+  BlobStore,
+  type ByteRange,
+  blobKey,
+  type DatamonError,
+  type Hash,
+  type ObjectBody,
+  type ObjectInfo,
+  type ObjectStore,
+  openStore,
+} from "../../src/cas/index.ts";
+import { containerPath, freshDirectory, MIB, sample } from "./support.ts";
+
+/** A store whose gets are counted, and held back while its gate is closed. */
+class WatchedStore implements ObjectStore {
+  readonly gets: string[] = [];
+  readonly #store: ObjectStore;
+  #gate: PromiseWithResolvers<void> | undefined;
+
+  constructor(store: ObjectStore) {
+    this.#store = store;
+  }
+
+  get url(): string {
+    return this.#store.url;
+  }
+
+  async get(key: string, range?: ByteRange): Promise<Buffer> {
+    this.gets.push(key);
+    await this.#gate?.promise;
+    return this.#store.get(key, range);
+  }
+
+  put(key: string, body: ObjectBody, options?: { ifAbsent?: boolean }): Promise<boolean> {
+    return this.#store.put(key, body, options);
+  }
+
+  head(key: string): Promise<ObjectInfo | undefined> {
+    return this.#store.head(key);
+  }
+
+  list(prefix: string, options?: { after?: string; limit?: number }): Promise<ObjectInfo[]> {
+    return this.#store.list(prefix, options);
+  }
+
+  delete(key: string): Promise<void> {
+    return this.#store.delete(key);
+  }
+
+  closeGate(): void {
+    this.#gate = Promise.withResolvers();
+  }
+
+  openGate(): void {
+    this.#gate?.resolve();
+    this.#gate = undefined;
+  }
+}
+
+interface Bench {
+  store: WatchedStore;
+  blobs: BlobStore;
+  cache: DiskCache;
+  directory: string;
+  hashes: Hash[];
+  contents: Buffer[];
+}
+
+/** A store of `count` blobs of `size` bytes and an empty cache. */
+async function setUp(t: TestContext, count: number, size: number): Promise<Bench> {
+  const store = new WatchedStore(await openStore(`file://${freshDirectory(t)}`));
+  const blobs = new BlobStore(store);
+  const samples = Array.from({ length: count }, (_, seed) => sample(seed, size));
+  for (const { hash, content } of samples) await blobs.put(hash, content);
+  const directory = freshDirectory(t);
+  const cache = DiskCache.open(directory);
+  t.after(() => cache.close());
+  const [hashes, contents] = [samples.map(({ hash }) => hash), samples.map(({ content }) => content)];
+  return { store, blobs, cache, directory, hashes, contents };
+}
+
+test("a blob that many ask for at once is fetched once, and then comes from memory and disk", async (t) => {
+  const { store, blobs, cache, hashes, contents } = await setUp(t, 1, 100_000);
+  const [hash = "", content] = [hashes[0], contents[0]!];
+  const fetcher = new Fetcher(blobs, cache);
+  const answers = await Promise.all(Array.from({ length: 20 }, () => fetcher.fetch(hash)));
+  for (const answer of answers) assert.ok(answer.equals(content));
+  assert.ok((await fetcher.fetch(hash)).equals(content));
+  await fetcher.settled();
+  assert.equal(store.gets.length, 1);
+  assert.deepEqual(
+    { ...fetcher.stats },
+    { memoryHits: 1, diskHits: 0, storeHits: 20, fetches: 1, prefetches: 0, failures: 0, bytesFetched: 100_000 },
+  );
+  const other = new Fetcher(blobs, cache);
+  assert.ok((await other.fetch(hash)).equals(content));
+  assert.equal(other.stats.diskHits, 1);
+  assert.equal(store.gets.length, 1);
+});
+
+test("memory keeps no more than its limit", async (t) => {
+  const { store, blobs, hashes } = await setUp(t, 4, 100_000);
+  const fetcher = new Fetcher(blobs, undefined, { memoryLimit: 250_000 });
+  for (const hash of hashes) await fetcher.fetch(hash);
+  for (const hash of hashes.slice(2)) await fetcher.fetch(hash);
+  assert.equal(store.gets.length, 4);
+  await fetcher.fetch(hashes[0]!);
+  assert.equal(store.gets.length, 5);
+});
+
+test("a failed fetch goes to all that wait and is not remembered", async (t) => {
+  const { store, blobs, cache } = await setUp(t, 0, 0);
+  const { hash, content } = sample(1, 1000);
+  const fetcher = new Fetcher(blobs, cache);
+  const outcomes = await Promise.allSettled([fetcher.fetch(hash), fetcher.fetch(hash)]);
+  for (const outcome of outcomes) {
+    assert.equal(outcome.status, "rejected");
+    assert.equal((outcome.reason as DatamonError).code, "not-found");
+  }
+  assert.equal(store.gets.length, 1);
+  await blobs.put(hash, content);
+  assert.ok((await fetcher.fetch(hash)).equals(content));
+});
+
+test("a blob that is damaged in the store is neither served nor kept", async (t) => {
+  const { store, blobs, cache, hashes } = await setUp(t, 1, 1000);
+  const hash = hashes[0]!;
+  const frame = await store.get(blobKey(hash));
+  frame[frame.length - 1]! ^= 1;
+  await store.put(blobKey(hash), frame);
+  const fetcher = new Fetcher(blobs, cache);
+  await assert.rejects(fetcher.fetch(hash), { code: "damaged" });
+  assert.equal(cache.has(hash), false);
+});
+
+test("a container that is damaged on disk is fetched again and healed", async (t) => {
+  const { store, blobs, cache, directory, hashes, contents } = await setUp(t, 1, 100_000);
+  const [hash, content] = [hashes[0]!, contents[0]!];
+  const plan: Segment[] = [{ kind: "blob", blob: hash, offset: 500, length: 1000 }];
+  const fetcher = new Fetcher(blobs, cache, { memoryLimit: 0 });
+  const target = Buffer.alloc(1000);
+  await fetcher.read(plan, target);
+  await fetcher.settled();
+  assert.equal(readLocal(plan, cache, target), 1000);
+  writeFileSync(containerPath(directory, hash), "wrong", { flag: "r+" });
+  assert.equal(readLocal(plan, cache, target), undefined);
+  target.fill(0);
+  assert.equal(await fetcher.read(plan, target), 1000);
+  assert.ok(target.equals(content.subarray(500, 1500)));
+  await fetcher.settled();
+  assert.equal(readLocal(plan, cache, target), 1000);
+  assert.equal(store.gets.length, 2);
+  assert.equal(cache.stats.damaged, 1);
+});
+
+test("prefetch is bounded, leaves room for demand, and goes on when there is room", async (t) => {
+  const { store, blobs, cache, hashes } = await setUp(t, 60, 1000);
+  const fetcher = new Fetcher(blobs, cache);
+  store.closeGate();
+  fetcher.prefetch(hashes.slice(0, 20));
+  fetcher.prefetch(hashes.slice(0, 20));
+  assert.equal(store.gets.length, 4, "half of 64 MiB, at the largest size while none is known");
+  fetcher.prefetch(hashes.slice(20, 40));
+  fetcher.prefetch(hashes.slice(40, 44));
+  assert.equal(store.gets.length, 8, "of all streams together");
+  const demanded = hashes.slice(44, 54).map((hash) => fetcher.fetch(hash));
+  assert.deepEqual(store.gets.slice(8), hashes.slice(44, 48).map(blobKey), "four more start at once");
+  const joined = fetcher.fetch(hashes[0]!);
+  store.openGate();
+  await Promise.all([...demanded, joined]);
+  await fetcher.settled();
+  assert.equal(fetcher.stats.prefetches, 8);
+  assert.equal(fetcher.stats.fetches, 18);
+  fetcher.prefetch(hashes.slice(0, 4));
+  assert.equal(fetcher.stats.prefetches, 8, "what is here is left alone");
+  fetcher.prefetch(["0".repeat(64)]);
+  await fetcher.settled();
+  assert.equal(fetcher.stats.failures, 1, "a prefetch that fails disturbs nobody");
+  fetcher.prefetch(hashes.slice(0, 20));
+  await fetcher.settled();
+  assert.equal(fetcher.stats.fetches, 26, "small blobs are fetched eight at once");
+});
+
+test("reading ahead without a disk cache fetches nothing twice", async (t) => {
+  const { store, blobs, hashes } = await setUp(t, 30, 2000);
+  const fetcher = new Fetcher(blobs, undefined, { memoryLimit: 16 * 2000 });
+  const target = Buffer.alloc(500);
+  for (const [index, hash] of hashes.entries()) {
+    for (let offset = 0; offset < 2000; offset += 500) {
+      fetcher.prefetch(hashes.slice(index + 1, index + 20));
+      await fetcher.read([{ kind: "blob", blob: hash, offset, length: 500 }], target);
+    }
+  }
+  await fetcher.settled();
+  assert.equal(store.gets.length, 30);
+});
+
+test("a prefetch that waits is moved up when it is asked for", async (t) => {
+  const { store, blobs, cache, hashes } = await setUp(t, 30, 1000);
+  const fetcher = new Fetcher(blobs, cache);
+  store.closeGate();
+  const demanded = hashes.slice(0, 12).map((hash) => fetcher.fetch(hash));
+  fetcher.prefetch(hashes.slice(12, 16));
+  const wanted = fetcher.fetch(hashes[15]!);
+  store.openGate();
+  await Promise.all([...demanded, wanted]);
+  await fetcher.settled();
+  assert.equal(store.gets[12], blobKey(hashes[15]!));
+});
+
+test("closing gives up what waits and lets the rest end", async (t) => {
+  const { store, blobs, cache, hashes } = await setUp(t, 20, 1000);
+  const fetcher = new Fetcher(blobs, cache);
+  store.closeGate();
+  const fetches = hashes.map((hash) => fetcher.fetch(hash));
+  const outcomes = Promise.allSettled(fetches);
+  await Promise.resolve();
+  const closed = fetcher.close();
+  store.openGate();
+  await closed;
+  const settled = await outcomes;
+  assert.equal(settled.filter(({ status }) => status === "fulfilled").length, 12);
+  for (const outcome of settled) if (outcome.status === "rejected") assert.equal(outcome.reason.code, "interrupted");
+});
+
+test("a plan with a part that fails is not written to afterwards", async (t) => {
+  const { store, blobs, cache, hashes } = await setUp(t, 1, 1000);
+  const fetcher = new Fetcher(blobs, cache);
+  const target = Buffer.alloc(2000);
+  store.closeGate();
+  const read = fetcher.read(
+    [
+      { kind: "blob", blob: hashes[0]!, offset: 0, length: 1000 },
+      { kind: "file", fd: 1_000_000, offset: 0, length: 1000 },
+    ],
+    target,
+  );
+  let settled = false;
+  const outcome = assert.rejects(read, { code: "io" }).then(() => {
+    settled = true;
+  });
+  await new Promise(setImmediate);
+  assert.equal(settled, false);
+  store.openGate();
+  await outcome;
+});
+
+test("a slice beyond its blob is an error that names the blob, on disk and from the store", async (t) => {
+  const { blobs, cache, hashes } = await setUp(t, 1, 1000);
+  const fetcher = new Fetcher(blobs, cache);
+  const plan: Segment[] = [{ kind: "blob", blob: hashes[0]!, offset: 990, length: 11 }];
+  const expected = { code: "damaged", message: new RegExp(hashes[0]!) };
+  await assert.rejects(fetcher.read(plan, Buffer.alloc(11)), expected);
+  await fetcher.settled();
+  assert.throws(() => readLocal(plan, cache, Buffer.alloc(11)), expected);
+});
+
+test("any plan is executed alike from disk, from memory and from the store", async (t) => {
+  const { store, blobs, cache, hashes, contents } = await setUp(t, 6, 5000);
+  const path = join(freshDirectory(t), "local");
+  const local = Buffer.from(Array.from({ length: 3000 }, (_, index) => index % 251));
+  writeFileSync(path, local);
+  const fd = openSync(path, "r");
+  t.after(() => closeSync(fd));
+  for (const [index, hash] of hashes.entries()) if (index < 4) cache.insert(hash, contents[index]!);
+  const part = fc.record({ offset: fc.nat(4000), length: fc.nat(1000) });
+  const segment = fc.oneof(
+    fc.record({ kind: fc.constant("zeros" as const), length: fc.nat(2000) }),
+    part.map((run) => ({ kind: "file" as const, fd, ...run })),
+    fc.tuple(part, fc.nat(5)).map(([run, index]) => ({ kind: "blob" as const, blob: hashes[index]!, ...run })),
+  );
+  const expect = (plan: Segment[]): Buffer =>
+    Buffer.concat(
+      plan.map((one) => {
+        if (one.kind === "zeros") return Buffer.alloc(one.length);
+        const source = one.kind === "file" ? local : contents[hashes.indexOf(one.blob)]!;
+        const bytes = source.subarray(one.offset, one.offset + one.length);
+        return Buffer.concat([bytes, Buffer.alloc(one.length - bytes.length)]);
+      }),
+    );
+  await fc.assert(
+    fc.asyncProperty(fc.array(segment, { maxLength: 8 }), async (plan) => {
+      const expected = expect(plan);
+      const target = Buffer.alloc(expected.length + 10, 0xee);
+      const isResident = plan.every((one) => one.kind !== "blob" || cache.has(one.blob));
+      const done = readLocal(plan, cache, target);
+      assert.equal(done, isResident ? expected.length : undefined);
+      if (isResident) assert.ok(target.subarray(0, expected.length).equals(expected));
+      for (const fetcher of [new Fetcher(blobs, undefined), new Fetcher(blobs, cache, { memoryLimit: 0 })]) {
+        target.fill(0xee);
+        assert.equal(await fetcher.read(plan, target), expected.length);
+        assert.ok(target.subarray(0, expected.length).equals(expected));
+        assert.ok(target.subarray(expected.length).every((byte) => byte === 0xee));
+      }
+    }),
+    { numRuns: 60 },
+  );
+  assert.ok(store.gets.length > 0);
+});
+
+test("a large blob keeps its bytes on the way through memory and disk", async (t) => {
+  const { blobs, cache, hashes, contents } = await setUp(t, 1, 8 * MIB);
+  const fetcher = new Fetcher(blobs, cache);
+  assert.ok((await fetcher.fetch(hashes[0]!)).equals(contents[0]!));
+  await fetcher.settled();
+  assert.ok(cache.load(hashes[0]!)?.equals(contents[0]!));
+});

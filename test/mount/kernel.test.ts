@@ -1,0 +1,3 @@
+import { runMountSuite } from "./suite.ts";
+
+runMountSuite("kernel");
