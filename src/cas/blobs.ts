@@ -39,8 +39,9 @@ export class BlobStore {
    */
   async put(hash: Hash, content: Buffer): Promise<number> {
     if (await this.has(hash)) return 0;
-    const frame = await encodeFrame(content);
-    return (await this.store.put(blobKey(hash), frame, { ifAbsent: true })) ? frame.length : 0;
+    const [header, body] = await encodeFrame(content);
+    const created = await this.store.put(blobKey(hash), [header, body], { ifAbsent: true });
+    return created ? header.length + body.length : 0;
   }
 }
 

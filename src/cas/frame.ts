@@ -1,5 +1,7 @@
+import { availableParallelism } from "node:os";
 import { promisify } from "node:util";
 import { constants, zstdCompress, zstdDecompress } from "node:zlib";
+import PQueue from "p-queue";
 
 /** The longest content of one blob, in bytes. */
 export const MAX_BLOB_SIZE = 8 * 1024 * 1024;
@@ -22,21 +24,25 @@ const SAMPLE_PIECE = 16 * 1024;
 /** log2 of the largest window that decoding will make room for: that of MAX_BLOB_SIZE. */
 const MAX_WINDOW_LOG = 23;
 
+/** Blobs that are compressed at one time: more than there are cores only take memory, some 13 MiB each. */
+const compressing = new PQueue({ concurrency: availableParallelism() });
+
 const compress = promisify(zstdCompress);
 const decompress = promisify(zstdDecompress);
 
 /**
  * The stored form of a blob's content (at most `MAX_BLOB_SIZE` bytes): a header of 8 bytes (magic
- * `DMBL`, version 1, codec 0 raw or 1 zstd, two zero bytes) and the body. Compression happens on
- * libuv's threads, and only where samples from all over the content say that it pays.
+ * `DMBL`, version 1, codec 0 raw or 1 zstd, two zero bytes) and the body, which is `content` itself
+ * where it is kept raw. Compression happens on libuv's threads, and only where samples from all over
+ * the content say that it pays.
  */
-export async function encodeFrame(content: Buffer): Promise<Buffer> {
+export async function encodeFrame(content: Buffer): Promise<[header: Buffer, body: Buffer]> {
   if (content.length > MAX_BLOB_SIZE) throw new RangeError(`a blob of ${content.length} bytes is too long`);
   if (await samplePays(content)) {
-    const body = await zstd(content);
-    if (pays(body, content)) return Buffer.concat([header(CODEC_ZSTD), body]);
+    const body = await compressing.add(() => zstd(content));
+    if (pays(body, content)) return [header(CODEC_ZSTD), body];
   }
-  return Buffer.concat([header(CODEC_RAW), content]);
+  return [header(CODEC_RAW), content];
 }
 
 /**

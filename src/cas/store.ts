@@ -1,7 +1,7 @@
 /** The object store seam: what every place that keeps objects offers, and all that the rest knows of it. */
 
-/** Where an object's bytes come from: memory, or a whole file on disk. */
-export type ObjectBody = Uint8Array | { readonly file: string };
+/** Where an object's bytes come from: memory, in one piece or in several that follow each other, or a whole file on disk. */
+export type ObjectBody = Uint8Array | readonly Uint8Array[] | { readonly file: string };
 
 /** A run of an object's bytes. */
 export interface ByteRange {

@@ -4,7 +4,7 @@ import { type ByteString, display } from "../cas/index.ts";
 import type { Bundle, Context, Inode } from "../meta/index.ts";
 import { type BundleSelector, cacheDirectoryOf, openConfiguredContext, withBundleSelector } from "./context.ts";
 import { type MountFlags, mountBundle, type NewBundleFlags, withMountFlags } from "./mount.ts";
-import { formatTime, type OutputOptions, printJson, printLine, printList, withOutput } from "./output.ts";
+import { formatTime, jsonName, type OutputOptions, printJson, printLine, printList, withOutput } from "./output.ts";
 import { registerDiff, registerDownload, registerUpdate, registerUpload } from "./transfer.ts";
 
 /** `datamon bundle …`. */
@@ -136,12 +136,12 @@ function entryLine({ path, inode }: ListedEntry): string {
 function entryJson({ path, inode }: ListedEntry): unknown {
   const { mode, size, mtimeNs, hash, target } = inode;
   return {
-    name: display(path),
+    name: jsonName(path),
     size,
     hash,
     mode: mode.toString(8),
     mtime: mtimeNs,
-    target: target === undefined ? undefined : display(target),
+    target: target === undefined ? undefined : jsonName(target),
   };
 }
 

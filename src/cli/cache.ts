@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import type { DiskCache } from "../cache/index.ts";
-import { cacheDirectoryOf } from "./context.ts";
+import { cacheDirectoryOf, readConfig } from "./context.ts";
 import { formatBytes, type OutputOptions, plural, printJson, printLine, say, withOutput } from "./output.ts";
 
 /** `datamon cache status|clear`. */
@@ -36,8 +36,7 @@ export function registerCache(program: Command): void {
 
 async function withCache(directory: string | undefined, work: (cache: DiskCache) => void): Promise<void> {
   const { DiskCache } = await import("../cache/index.ts");
-  const { loadConfig } = await import("../meta/index.ts");
-  const cache = DiskCache.open(directory ?? cacheDirectoryOf((await loadConfig()).cache));
+  const cache = DiskCache.open(directory ?? cacheDirectoryOf((await readConfig()).cache));
   try {
     work(cache);
   } finally {

@@ -73,16 +73,20 @@ complete -o default -F _datamon datamon`;
 }
 
 function fishScript(words: Completion[]): string {
-  const lines = ["complete -c datamon -e"];
+  const lines = [
+    "function __datamon_words",
+    "  set -l words (commandline -opc)",
+    '  echo "$words[2..]"',
+    "end",
+    "complete -c datamon -e",
+  ];
   for (const { path, commands, flags } of words) {
-    const depth = path === "" ? 0 : path.split(" ").length;
-    const condition = `test (string join ' ' -- (commandline -opc)[2..]) = '${path}'`;
-    const started =
-      depth === 0 ? condition : `string match -q -- '${path}*' (string join ' ' -- (commandline -opc)[2..])`;
-    if (commands.length > 0) lines.push(`complete -c datamon -f -n "${condition}" -a "${commands.join(" ")}"`);
+    const here = `test (__datamon_words) = '${path}'`;
+    const below = path === "" ? here : `string match -q -- '${path}*' (__datamon_words)`;
+    if (commands.length > 0) lines.push(`complete -c datamon -f -n "${here}" -a "${commands.join(" ")}"`);
     for (const flag of flags) {
       const form = flag.startsWith("--") ? `-l ${flag.slice(2)}` : `-s ${flag.slice(1)}`;
-      lines.push(`complete -c datamon -n "${started}" ${form}`);
+      lines.push(`complete -c datamon -n "${below}" ${form}`);
     }
   }
   return lines.join("\n");

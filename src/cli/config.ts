@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import { homeDirectory, readConfig } from "./context.ts";
 import { type OutputOptions, printJson, printLine, say, withOutput } from "./output.ts";
 
 /** `datamon config create|show`. */
@@ -22,6 +23,7 @@ Examples:
   datamon config create --email ada@example.org --name Ada --metadata file:///data/meta --blob file:///data/blob`,
     )
     .action(async (options: CreateOptions) => {
+      homeDirectory();
       const { writeConfig } = await import("../meta/index.ts");
       say(`wrote ${await writeConfig(options)}`);
     });
@@ -30,8 +32,7 @@ Examples:
     .description("print the configuration in force")
     .addHelpText("after", "\nExample:\n  datamon config show -o json")
     .action(async (options: OutputOptions) => {
-      const { loadConfig } = await import("../meta/index.ts");
-      const { file, ...settings } = await loadConfig();
+      const { file, ...settings } = await readConfig();
       say(file === undefined ? "No configuration file; these are the defaults." : `Using config file: ${file}`);
       if (options.output === "json") return printJson(settings);
       for (const [key, value] of Object.entries(settings)) if (value !== undefined) printLine(`${key}: ${value}`);

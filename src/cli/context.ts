@@ -1,14 +1,27 @@
-import { existsSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import { homedir } from "node:os";
-import { join } from "node:path";
-import type { Command } from "commander";
+import { isAbsolute, join } from "node:path";
+import { type Command, InvalidArgumentError } from "commander";
 import { DatamonError } from "../cas/index.ts";
-import type { Context } from "../meta/index.ts";
+import type { Config, Context } from "../meta/index.ts";
 import { say } from "./output.ts";
 
 /** Where Datamon keeps what is this user's: the embedded store, scratches, the records of mounts. */
 export function homeDirectory(): string {
-  return join(homedir(), ".datamon");
+  const home = process.env.HOME ?? loginHome();
+  if (home !== undefined && isAbsolute(home)) return join(home, ".datamon");
+  throw new DatamonError("usage", home ? `HOME is ${home}, which is not an absolute path` : "HOME is not set", {
+    hint: "Set it to a directory in which Datamon may keep what is yours, below .datamon.",
+  });
+}
+
+/** The home directory of this user's account; undefined where the user id has none, as in some containers. */
+function loginHome(): string | undefined {
+  try {
+    return homedir();
+  } catch {
+    return undefined;
+  }
 }
 
 /** The cache directory: the configuration's, or the one in the home directory. */
@@ -16,16 +29,31 @@ export function cacheDirectoryOf(configured: string | undefined): string {
   return configured ?? join(homeDirectory(), "cache");
 }
 
+/** The configuration in force. */
+export async function readConfig(): Promise<Config> {
+  homeDirectory();
+  const { loadConfig } = await import("../meta/index.ts");
+  return await loadConfig();
+}
+
 /** Opens the stores that the configuration names; without one, the embedded local store, and says so the first time. */
 export async function openConfiguredContext(): Promise<Context> {
-  const { loadConfig, openContext } = await import("../meta/index.ts");
-  const config = await loadConfig();
+  const config = await readConfig();
   if (config.file !== undefined) say(`Using config file: ${config.file}`);
-  else if (!existsSync(join(homeDirectory(), "store"))) {
-    say(`No configuration found: using a local store in ${join(homeDirectory(), "store")}.`);
-    say("Run 'datamon config create --help' to see how to use another.");
-  }
+  else announceEmbeddedStore(join(homeDirectory(), "store"));
+  const { openContext } = await import("../meta/index.ts");
   return await openContext(config);
+}
+
+/** Makes the store's directory, so that this is said once. */
+function announceEmbeddedStore(directory: string): void {
+  try {
+    if (mkdirSync(directory, { recursive: true, mode: 0o700 }) === undefined) return;
+  } catch {
+    // The first put says why.
+  }
+  say(`No configuration found: using a local store in ${directory}.`);
+  say("Run 'datamon config create --help' to see how to use another.");
 }
 
 /** Flags that pick one bundle of a repo. */
@@ -41,6 +69,13 @@ export function withBundleSelector(command: Command): Command {
     .requiredOption("--repo <name>", "the repo")
     .option("--bundle <id>", "the bundle, by its id or the beginning of it (default: the newest)")
     .option("--label <name>", "the bundle, by a label");
+}
+
+/** Refuses a name that no label can have before any work is done for a bundle that is to get it. */
+export async function checkNewLabel(label: string | undefined): Promise<void> {
+  if (label === undefined) return;
+  const { checkLabelName } = await import("../meta/index.ts");
+  checkLabelName(label);
 }
 
 /** What follows the `@` of `REPO@…` as a selector: a label where there is one of that name, a bundle's id otherwise. */
@@ -68,12 +103,12 @@ export function interruptSignal(): AbortSignal {
   return controller.signal;
 }
 
-/** A whole number of at least `least`, for commander. */
+/** A parser of option values for commander: a whole number of at least `least`. */
 export function wholeNumber(least: number): (text: string) => number {
   return (text) => {
     const value = Number(text);
     if (!Number.isSafeInteger(value) || value < least) {
-      throw new DatamonError("usage", `${text} is not a whole number of at least ${least}`);
+      throw new InvalidArgumentError(`It must be a whole number of at least ${least}.`);
     }
     return value;
   };
@@ -82,7 +117,7 @@ export function wholeNumber(least: number): (text: string) => number {
 /** A size such as `500M`, `2GiB` or `1048576`, in bytes; units are powers of 1024. */
 export function parseSize(text: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?$/i.exec(text.trim());
-  if (match === null) throw new DatamonError("usage", `${text} is not a size`, { hint: "Write it like 500M or 20G." });
+  if (match === null) throw new InvalidArgumentError("Write a size like 500M or 20G.");
   const power = ["", "k", "m", "g", "t"].indexOf((match[2] ?? "").toLowerCase());
   return Math.floor(Number(match[1]) * 1024 ** power);
 }

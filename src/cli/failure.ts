@@ -1,9 +1,14 @@
-import { DatamonError, type ErrorCode } from "../cas/index.ts";
+import { DatamonError, type ErrorCode, ObjectNotFoundError } from "../cas/index.ts";
 
 /** Exit status for each kind of failure. */
 export function exitCodeOf(error: unknown): number {
-  if (!(error instanceof DatamonError)) return 1;
+  if (!(error instanceof DatamonError) || isLostObject(error)) return 1;
   return exitCodes[error.code];
+}
+
+/** True where a store has lost an object that something refers to, which is not what "not found" tells a caller. */
+function isLostObject(error: unknown): boolean {
+  return error instanceof Error && (error instanceof ObjectNotFoundError || isLostObject(error.cause));
 }
 
 const exitCodes: Record<ErrorCode, number> = {

@@ -1,7 +1,14 @@
 import { type Command, Option } from "commander";
 import { DatamonError } from "../cas/index.ts";
 import type { MountOptions, MountOutcome, MountStatus } from "../fs/index.ts";
-import { cacheDirectoryOf, homeDirectory, labelOrBundle, openConfiguredContext, parseSize } from "./context.ts";
+import {
+  cacheDirectoryOf,
+  checkNewLabel,
+  homeDirectory,
+  labelOrBundle,
+  openConfiguredContext,
+  parseSize,
+} from "./context.ts";
 import { type OutputOptions, plural, printLine, printList, say, withOutput } from "./output.ts";
 
 /** `datamon mount`, `datamon mount list`, `datamon unmount`. */
@@ -44,7 +51,9 @@ Examples:
     .addHelpText("after", "\nExample:\n  datamon mount list -o json")
     .action(async (options: OutputOptions) => {
       const { listMounts } = await import("../fs/index.ts");
-      await printList(await listMounts(homeDirectory()), options, mountLine);
+      // Scripts ask in JSON, again and again; what became of other mounts is told to people, once.
+      const tell = options.output === "text" ? say : undefined;
+      await printList(await listMounts(homeDirectory(), tell), options, mountLine);
     });
 
   program
@@ -103,8 +112,9 @@ export interface MountRequest {
  * daemon and returns once the mount answers.
  */
 export async function mountBundle(request: MountRequest, foreground: boolean): Promise<void> {
-  const { runDaemon, runMount, startMount } = await import("../fs/index.ts");
   const { flags } = request;
+  await checkNewLabel(flags.label);
+  const { runDaemon, runMount, startMount } = await import("../fs/index.ts");
   if (!foreground && flags.daemon === undefined) {
     const record = await startMount(homeDirectory(), process.argv.slice(2));
     say(

@@ -1,4 +1,5 @@
 import { type Command, Option } from "commander";
+import { type ByteString, bytesOf, display, toBuffer } from "../cas/index.ts";
 
 /** Adds `-o json` to a command. */
 export function withOutput(command: Command): Command {
@@ -20,6 +21,12 @@ export function printLine(line: string): void {
 /** Prints one JSON value. Big integers are printed as strings, dates in ISO 8601. */
 export function printJson(value: unknown): void {
   printLine(JSON.stringify(value, replaceBigInt, 2));
+}
+
+/** A name for JSON, which escapes on its own: as it is where it is UTF-8, as it is displayed otherwise. */
+export function jsonName(name: ByteString): string {
+  const text = toBuffer(name).toString("utf8");
+  return bytesOf(text) === name ? text : display(name);
 }
 
 /**

@@ -14,6 +14,9 @@ import { registerVersion } from "./version.ts";
 export function buildProgram(): Command {
   const program = new Command("datamon")
     .description("Dataset versions that you mount.")
+    // `bundle list` and `bundle list files` both take --repo: what follows a command's name is for that command.
+    .enablePositionalOptions()
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, "datamon: ")) })
     .helpCommand("help [command]", "show what a command does")
     .showHelpAfterError("(run with --help for what it takes)")
     .addHelpText(
@@ -50,7 +53,7 @@ export async function run(args: string[]): Promise<number> {
   // `datamon … | head` closes our output early; that is no failure.
   process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1));
   const program = buildProgram();
-  exitByThrowing(program);
+  prepare(program);
   try {
     await program.parseAsync(args, { from: "user" });
     return Number(process.exitCode ?? 0);
@@ -61,7 +64,13 @@ export async function run(args: string[]): Promise<number> {
   }
 }
 
-function exitByThrowing(command: Command): void {
+function prepare(command: Command): void {
   command.exitOverride();
-  for (const child of command.commands) exitByThrowing(child);
+  command.hook("preSubcommand", dropRequirements);
+  for (const child of command.commands) prepare(child);
+}
+
+/** Commander would ask for the required options of `bundle list` where `bundle list files` is what runs. */
+function dropRequirements(command: Command): void {
+  for (const option of command.options) option.makeOptionMandatory(false);
 }

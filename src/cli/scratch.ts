@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import type { Command } from "commander";
 import type { ScratchStatus } from "../fs/index.ts";
-import { cacheDirectoryOf, homeDirectory, interruptSignal, openConfiguredContext } from "./context.ts";
+import { cacheDirectoryOf, checkNewLabel, homeDirectory, interruptSignal, openConfiguredContext } from "./context.ts";
 import {
   formatBytes,
   formatTime,
@@ -37,6 +37,7 @@ export function registerScratch(program: Command): void {
     .action(async (id: string, options: { message?: string; label?: string }) => {
       const { commitScratch, discardScratch, getScratch } = await import("../fs/index.ts");
       const scratch = await getScratch(scratchRoot(), id);
+      await checkNewLabel(options.label);
       const context = await openConfiguredContext();
       const progress = await Progress.start("Committing");
       try {

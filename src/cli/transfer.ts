@@ -7,6 +7,7 @@ import type { Bundle, Context } from "../meta/index.ts";
 import {
   type BundleSelector,
   cacheDirectoryOf,
+  checkNewLabel,
   homeDirectory,
   interruptSignal,
   labelOrBundle,
@@ -14,7 +15,17 @@ import {
   wholeNumber,
   withBundleSelector,
 } from "./context.ts";
-import { formatBytes, type OutputOptions, plural, printJson, printLine, printList, say, withOutput } from "./output.ts";
+import {
+  formatBytes,
+  jsonName,
+  type OutputOptions,
+  plural,
+  printJson,
+  printLine,
+  printList,
+  say,
+  withOutput,
+} from "./output.ts";
 import { Progress } from "./progress.ts";
 
 /** `datamon bundle upload`. */
@@ -42,6 +53,7 @@ Examples:
       const path = folderOf(options);
       const files = options.files === undefined ? undefined : parseFileList(await readListFile(options.files));
       const filter = filterOf(options);
+      await checkNewLabel(options.label);
       const context = await openConfiguredContext();
       const progress = await Progress.start("Uploading");
       try {
@@ -133,9 +145,9 @@ interface DownloadFlags extends BundleSelector {
 export function registerDiff(bundle: Command): void {
   withOutput(withBundleSelector(bundle.command("diff")))
     .description("compare a folder, or another bundle, with a bundle by content")
-    .option("--destination <dir>", "the folder to compare; --folder and --path are the same")
-    .option("--folder <dir>")
-    .option("--path <dir>")
+    .option("--destination <dir>", "the folder to compare")
+    .option("--folder <dir>", "the same as --destination")
+    .option("--path <dir>", "the same as --destination")
     .option("--to <label or id>", "compare with this bundle of the repo instead of a folder")
     .option("--exit-code", "exit with 1 where something differs, as git does")
     .addHelpText(
@@ -289,5 +301,5 @@ function sideText(side: DiffSide | undefined): string {
 }
 
 function diffJson({ kind, path, remote, local }: DiffEntry): unknown {
-  return { kind, name: display(path), remote: remote ?? null, local: local ?? null };
+  return { kind, name: jsonName(path), remote: remote ?? null, local: local ?? null };
 }

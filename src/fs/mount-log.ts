@@ -11,6 +11,8 @@ export interface MountLog {
 export async function openMountLog(file: string): Promise<MountLog> {
   const { pino } = await import("pino");
   const destination = pino.destination({ dest: file, append: true, sync: true, mode: 0o600 });
+  // A full disk may cost lines of the log, and not the mount.
+  destination.on("error", () => {});
   const logger = pino({ base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime }, destination);
   return {
     info: (message) => logger.info(message),

@@ -7,7 +7,7 @@ import { randomBytes } from "node:crypto";
 import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
-import { DatamonError, type ErrorCode, isErrno } from "../cas/index.ts";
+import { DatamonError, type ErrorCode, ioError, isErrno, ObjectNotFoundError } from "../cas/index.ts";
 import { isRunning } from "./process-identity.ts";
 
 /** Why a mount or its commit failed: the parts of a `DatamonError`. */
@@ -69,14 +69,17 @@ export function logFile(home: string, id: string): string {
 
 /** Makes the directory of a new mount's record and returns the mount's id, eight hexadecimal digits. */
 export async function createRecordDirectory(home: string): Promise<string> {
-  await mkdir(join(home, "mounts"), { recursive: true, mode: 0o700 });
+  const directory = join(home, "mounts");
+  await mkdir(directory, { recursive: true, mode: 0o700 }).catch((error) => {
+    throw ioError(`keep a record of the mount in ${directory}`, error);
+  });
   for (;;) {
     const id = randomBytes(4).toString("hex");
     try {
       await mkdir(recordDirectory(home, id), { mode: 0o700 });
       return id;
     } catch (error) {
-      if (!isErrno(error, "EEXIST")) throw error;
+      if (!isErrno(error, "EEXIST")) throw ioError(`keep a record of the mount in ${directory}`, error);
     }
   }
 }
@@ -100,9 +103,10 @@ export async function readRecord(home: string, id: string): Promise<MountRecord 
 
 /** Every record, the newest mount first. */
 export async function readRecords(home: string): Promise<MountRecord[]> {
-  const ids = await readdir(join(home, "mounts")).catch((error) => {
+  const directory = join(home, "mounts");
+  const ids = await readdir(directory).catch((error) => {
     if (isErrno(error, "ENOENT")) return [];
-    throw error;
+    throw ioError(`list the mounts in ${directory}`, error);
   });
   const records = await Promise.all(ids.map((id) => readRecord(home, id)));
   return records
@@ -115,6 +119,15 @@ export async function removeRecord(home: string, id: string): Promise<void> {
   await rm(recordDirectory(home, id), { recursive: true, force: true });
 }
 
+/** Forgets the mounts on `directory` that are over and left nothing to be told. */
+export async function removeSettled(home: string, directory: string): Promise<void> {
+  for (const record of await readRecords(home)) {
+    if (record.directory !== directory || (await isServed(record))) continue;
+    const { scratch, outcome } = record;
+    if (outcome === undefined ? scratch === undefined : outcome.kind !== "failed") await removeRecord(home, record.id);
+  }
+}
+
 /** True while the mount's daemon runs. */
 export async function isServed(record: MountRecord): Promise<boolean> {
   return await isRunning(record.daemon);
@@ -124,7 +137,9 @@ export async function isServed(record: MountRecord): Promise<boolean> {
 export function failureOf(error: unknown): Failure {
   const message = error instanceof Error ? error.message : String(error);
   if (!(error instanceof DatamonError)) return { kind: "failed", code: "io", message };
-  return { kind: "failed", code: error.code, message, ...(error.hint !== undefined && { hint: error.hint }) };
+  // The class does not cross over to who started the daemon: "not-found" is for what was asked for by name.
+  const code = error instanceof ObjectNotFoundError ? "damaged" : error.code;
+  return { kind: "failed", code, message, ...(error.hint !== undefined && { hint: error.hint }) };
 }
 
 /** The error that a recorded failure was. */

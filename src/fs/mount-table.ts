@@ -80,7 +80,7 @@ export async function detach(directory: string, options: { lazy?: boolean } = {}
     tried.push(outcome.errors.trim() || `${program} ended with status ${outcome.status}`);
   }
   const why = tried.length === 0 ? "neither umount nor fusermount3 is installed" : tried.join("; ");
-  const denied = /permitted|permission|superuser|root|owner/i.test(why);
+  const denied = /not permitted|permission denied|superuser|not mounted by/i.test(why);
   throw new DatamonError(denied ? "denied" : "io", `cannot unmount ${directory}: ${why}`);
 }
 

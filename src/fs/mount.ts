@@ -16,6 +16,7 @@ import {
   logFile,
   type MountRecord,
   removeRecord,
+  removeSettled,
   writeRecord,
 } from "./mount-record.ts";
 import type { NamespaceSpec } from "./namespace.ts";
@@ -65,8 +66,8 @@ export type MountOutcome =
 
 /**
  * Mounts a bundle and serves it until it is unmounted, by whatever means, or until SIGINT, SIGTERM or
- * SIGHUP, which unmount it, in use or not. A writable mount is then committed. Throws `DatamonError`;
- * changes that could not be committed are kept in a scratch that the error names.
+ * SIGHUP, which unmount it, in use or not. A writable mount is then committed, which only a SIGINT
+ * stops. Throws `DatamonError`; changes that could not be committed are kept in a scratch that the error names.
  */
 export async function runMount(
   context: Context,
@@ -78,7 +79,7 @@ export async function runMount(
   const signals = new StopSignals();
   let mount: Mount | undefined;
   try {
-    mount = await openMount(context, options, id, log);
+    mount = await openMount(context, options, id, signals, log);
     log.info(`mounted ${mount.record.directory}`);
     try {
       await events.onReady?.(mount.record);
@@ -88,7 +89,7 @@ export async function runMount(
     }
     await serveUntilGone(mount.channel, signals, log);
     log.info("unmounted");
-    return await finish(context, options, mount, events, log);
+    return await finish(context, options, mount, events, signals, log);
   } catch (error) {
     log.error("failed", error);
     if (mount === undefined && options.id === undefined) await removeRecord(options.home, id);
@@ -108,17 +109,26 @@ interface Mount {
   readonly scratch: Scratch | undefined;
 }
 
-async function openMount(context: Context, options: MountOptions, id: string, log: MountLog): Promise<Mount> {
+async function openMount(
+  context: Context,
+  options: MountOptions,
+  id: string,
+  signals: StopSignals,
+  log: MountLog,
+): Promise<Mount> {
   const bundle = await findBase(context, options);
   const writable = options.rw === true || options.empty === true;
   const kind = options.channel ?? (process.platform === "linux" ? "kernel" : "fuse-native");
   const cacheDirectory = resolve(options.cacheDirectory);
   await mkdir(cacheDirectory, { recursive: true });
   const catalog = bundle && (await fetchCatalog(context, bundle.catalog, join(cacheDirectory, "catalogs")));
+  // Until here a signal may end the process as ever: there is nothing to be put back.
+  signals.listen();
   const undo: Array<() => unknown> = [];
   try {
     const directory = await prepareDirectory(options.directory);
     undo.push(() => directory.restore());
+    await removeSettled(options.home, directory.path);
     const scratch = writable
       ? await createScratch(join(options.home, "scratch"), {
           repo: options.repo,
@@ -163,11 +173,16 @@ async function openMount(context: Context, options: MountOptions, id: string, lo
     });
     undo.push(() => channel.unmount());
     const mount: Mount = { record, directory, channel, cache, fetcher, scratch };
-    await setState(options.home, mount, { state: "mounted" });
+    await setState(options.home, mount, { state: "mounted" }, log);
     return mount;
   } catch (error) {
-    for (const step of undo.reverse())
-      await Promise.resolve(step()).catch((failure) => log.error("cleaning up", failure));
+    for (const step of undo.reverse()) {
+      try {
+        await step();
+      } catch (failure) {
+        log.error("cleaning up", failure);
+      }
+    }
     throw error;
   }
 }
@@ -220,6 +235,7 @@ async function finish(
   options: MountOptions,
   mount: Mount,
   events: MountEvents,
+  signals: StopSignals,
   log: MountLog,
 ): Promise<MountOutcome> {
   await mount.fetcher.close();
@@ -228,12 +244,14 @@ async function finish(
   const { scratch } = mount;
   try {
     const outcome: MountOutcome =
-      scratch === undefined ? { kind: "unmounted" } : await commit(context, options, mount, scratch, events, log);
+      scratch === undefined
+        ? { kind: "unmounted" }
+        : await commit(context, options, mount, scratch, events, signals, log);
     log.info(outcome.kind === "committed" ? `committed bundle ${outcome.bundle}` : outcome.kind);
-    await setState(options.home, mount, { state: "ended", outcome });
+    await setState(options.home, mount, { state: "ended", outcome }, log);
     return outcome;
   } catch (error) {
-    await setState(options.home, mount, { state: "ended", outcome: failureOf(error) });
+    await setState(options.home, mount, { state: "ended", outcome: failureOf(error) }, log);
     throw error;
   }
 }
@@ -244,41 +262,59 @@ async function commit(
   mount: Mount,
   scratch: Scratch,
   events: MountEvents,
+  signals: StopSignals,
   log: MountLog,
 ): Promise<MountOutcome> {
-  await setState(options.home, mount, { state: "committing" });
+  await setState(options.home, mount, { state: "committing" }, log);
   events.onCommit?.();
   const bundle = await commitScratch(context, scratch, {
     cacheDirectory: mount.record.cacheDirectory,
     ...(options.cacheSize !== undefined && { cacheSize: options.cacheSize }),
+    signal: signals.abortOnInterrupt(),
     onWarning: (text) => log.info(text),
   });
   await discardScratch(scratch);
   return bundle === undefined ? { kind: "unchanged" } : { kind: "committed", bundle: bundle.id };
 }
 
-async function setState(home: string, mount: Mount, change: Partial<MountRecord>): Promise<void> {
+/** Writes the record anew; one that cannot be written, for want of space, stops neither mount nor commit. */
+async function setState(home: string, mount: Mount, change: Partial<MountRecord>, log: MountLog): Promise<void> {
   mount.record = { ...mount.record, ...change };
-  await writeRecord(home, mount.record);
+  await writeRecord(home, mount.record).catch((error) => log.error("the mount's record could not be written", error));
 }
 
-/** Turns the signals that ask a process to end into a promise, from when it is made until it is released. */
+const STOP_SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
+/** What the signals that ask a process to end do to a mount, from `listen` until `release`. */
 class StopSignals {
   /** The first signal. */
   readonly received: Promise<NodeJS.Signals>;
   readonly #resolve: (signal: NodeJS.Signals) => void;
-  static readonly #names = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+  readonly #abort = new AbortController();
+  #aborts = false;
 
   constructor() {
     const { promise, resolve } = Promise.withResolvers<NodeJS.Signals>();
     this.received = promise;
     this.#resolve = resolve;
-    for (const name of StopSignals.#names) process.on(name, this.stop);
   }
 
-  readonly stop = (signal: NodeJS.Signals): void => this.#resolve(signal);
+  listen(): void {
+    for (const name of STOP_SIGNALS) process.on(name, this.stop);
+  }
+
+  readonly stop = (signal: NodeJS.Signals): void => {
+    this.#resolve(signal);
+    if (this.#aborts && signal === "SIGINT") this.#abort.abort();
+  };
+
+  /** Aborted by a SIGINT that comes from now on; the others let the commit come to its end. */
+  abortOnInterrupt(): AbortSignal {
+    this.#aborts = true;
+    return this.#abort.signal;
+  }
 
   release(): void {
-    for (const name of StopSignals.#names) process.off(name, this.stop);
+    for (const name of STOP_SIGNALS) process.off(name, this.stop);
   }
 }

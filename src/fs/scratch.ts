@@ -1,11 +1,12 @@
 /**
  * Scratches: the directories in which writable mounts keep what is not committed yet.
- * `<root>/<id>/` holds scratch.yaml (what it belongs to), journal.sqlite and data/ (the changes), and lock.
+ * `<root>/<id>/` holds scratch.yaml (what it belongs to), journal.sqlite and data/ (the changes), lock, and
+ * reserve (room to remove files on a full disk).
  */
 
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
-import { mkdir, opendir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, open, opendir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { parse, stringify } from "yaml";
 import { z } from "zod";
@@ -93,7 +94,9 @@ export async function createScratch(root: string, options: NewScratch): Promise<
       created: new Date().toISOString(),
       daemon: await thisProcess(),
     };
-    return await writeRecord({ id, directory, record });
+    const made = await writeRecord({ id, directory, record });
+    await syncDirectory(root);
+    return made;
   }
 }
 
@@ -202,11 +205,21 @@ async function writeRecord(scratch: Scratch): Promise<Scratch> {
   try {
     await writeFile(draft, stringify(scratch.record), { mode: 0o600, flush: true });
     await rename(draft, file);
+    await syncDirectory(scratch.directory);
   } catch (error) {
     await rm(draft, { force: true });
     throw ioError(`write ${file}`, error);
   }
   return scratch;
+}
+
+async function syncDirectory(directory: string): Promise<void> {
+  const handle = await open(directory, "r");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
 }
 
 function changesOrUnknown(scratch: Scratch): number | undefined {

@@ -94,12 +94,16 @@ export async function deleteLabel(context: Context, repo: string, label: string)
   });
 }
 
+/** Throws `usage` where no label can have that name. */
+export function checkLabelName(label: string): void {
+  if (/^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$/.test(label)) return;
+  throw new DatamonError("usage", `${JSON.stringify(label)} cannot be a label`, {
+    hint: "A label has 1 to 200 letters, digits and . _ + -, and starts with a letter or a digit.",
+  });
+}
+
 function labelRef(repo: string, label: string): RefName {
-  if (!/^[A-Za-z0-9][A-Za-z0-9._+-]{0,199}$/.test(label)) {
-    throw new DatamonError("usage", `${JSON.stringify(label)} cannot be a label`, {
-      hint: "A label has 1 to 200 letters, digits and . _ + -, and starts with a letter or a digit.",
-    });
-  }
+  checkLabelName(label);
   return { repo, kind: "labels", name: label };
 }
 

@@ -24,7 +24,7 @@ describe("blob frame", () => {
     await fc.assert(
       fc.asyncProperty(fc.uint8Array({ maxLength: 2000 }), fc.constantFrom(1, 30, 200), async (bytes, times) => {
         const content = Buffer.concat(Array(times).fill(Buffer.from(bytes)));
-        const frame = await encodeFrame(content);
+        const frame = Buffer.concat(await encodeFrame(content));
         assert.ok(frame.length <= content.length + 8);
         assert.deepEqual(await decodeFrame(frame), content);
       }),
@@ -35,27 +35,27 @@ describe("blob frame", () => {
   it("round-trips the sizes at which something changes", async () => {
     for (const size of [0, 1, 255, 256, 65_791, 65_792, 131_072, 131_073, MAX_BLOB_SIZE]) {
       for (const content of [numbers(size), Buffer.alloc(size)]) {
-        assert.ok((await decodeFrame(await encodeFrame(content))).equals(content), `${size} bytes`);
+        assert.ok((await decodeFrame(Buffer.concat(await encodeFrame(content)))).equals(content), `${size} bytes`);
       }
     }
     const incompressible = randomBytes(MAX_BLOB_SIZE);
-    const frame = await encodeFrame(incompressible);
+    const frame = Buffer.concat(await encodeFrame(incompressible));
     assert.equal(frame.length, MAX_FRAME_SIZE);
     assert.ok((await decodeFrame(frame)).equals(incompressible));
   });
 
   it("compresses where that pays, and only there", async () => {
-    const compressible = await encodeFrame(numbers(1_000_000));
+    const compressible = Buffer.concat(await encodeFrame(numbers(1_000_000)));
     assert.equal(compressible[5], ZSTD);
     assert.ok(compressible.length < 700_000);
-    assert.equal((await encodeFrame(randomBytes(1_000_000)))[5], RAW);
-    assert.equal((await encodeFrame(randomBytes(100)))[5], RAW);
-    assert.equal((await encodeFrame(Buffer.from("ab")))[5], RAW);
+    assert.equal(Buffer.concat(await encodeFrame(randomBytes(1_000_000)))[5], RAW);
+    assert.equal(Buffer.concat(await encodeFrame(randomBytes(100)))[5], RAW);
+    assert.equal(Buffer.concat(await encodeFrame(Buffer.from("ab")))[5], RAW);
   });
 
   it("compresses a group of which a part is compressible", async () => {
     const mixed = Buffer.concat([randomBytes(2_000_000), numbers(2_000_000)]);
-    const frame = await encodeFrame(mixed);
+    const frame = Buffer.concat(await encodeFrame(mixed));
     assert.equal(frame[5], ZSTD);
     assert.ok((await decodeFrame(frame)).equals(mixed));
   });
@@ -65,7 +65,7 @@ describe("blob frame", () => {
   });
 
   it("has the pinned form", async () => {
-    const raw = await encodeFrame(Buffer.from("datamon"));
+    const raw = Buffer.concat(await encodeFrame(Buffer.from("datamon")));
     assert.equal(raw.toString("hex"), "444d424c01000000646174616d6f6e");
     // A stored zstd frame of 1000 times "a": decoding it must work for ever, whatever later versions write.
     const stored = Buffer.from("444d424c0101000028b52ffd60e8024d00001061610100e32b8005", "hex");
@@ -73,7 +73,7 @@ describe("blob frame", () => {
   });
 
   it("refuses what is no frame, and says why", async () => {
-    const good = await encodeFrame(numbers(10_000));
+    const good = Buffer.concat(await encodeFrame(numbers(10_000)));
     const changed = (at: number, value: number) => {
       const frame = Buffer.from(good);
       frame[at] = value;
@@ -110,7 +110,7 @@ describe("blob frame", () => {
 
   it("fails or gives other content for every damaged byte, and never crashes", async () => {
     const content = numbers(3000);
-    const good = await encodeFrame(content);
+    const good = Buffer.concat(await encodeFrame(content));
     const hash = hashOf(content);
     for (let at = 0; at < good.length; at++) {
       const frame = Buffer.from(good);

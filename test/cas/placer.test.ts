@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
 import { appendFileSync, readSync } from "node:fs";
-import { appendFile, mkdir, mkdtemp, rm, symlink, truncate, utimes, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, symlink, truncate, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -17,6 +17,7 @@ import { type Hash, hashOf } from "../../src/cas/hash.ts";
 import { hashFiles } from "../../src/cas/ingest/hash-files.ts";
 import type { PlaceResult } from "../../src/cas/ingest/placement.ts";
 import { Placer, type PlacerOptions } from "../../src/cas/ingest/placer.ts";
+import { ReaderPool, type ReadHandlers } from "../../src/cas/ingest/pool.ts";
 import type { Range, Source } from "../../src/cas/ingest/source.ts";
 import { readStable } from "../../src/cas/ingest/stable.ts";
 import { listAll } from "../../src/cas/store.ts";
@@ -145,28 +146,27 @@ test("any files placed and read back are identical, whether they come as paths o
         assert.equal(placed[index]!.hash, hashOfContent(content));
         assert.ok((await readBack(blobs, placed[index]!)).equals(content));
       }
-      // What kind of source it was makes no difference, nor what was thought of its size.
+      // A size that is not what was thought makes no difference.
       const lied = paths.map((path, index): Source => ({ kind: "path", path, size: index % 2 === 0 ? 0 : 9 * MIB }));
-      const ordered = lied.every((_, index) => index % 2 === 0 || contents[index]!.length >= LARGE_FILE);
       const again = await place(blobs, lied);
       for (const [index, content] of contents.entries()) {
         assert.equal(again[index]!.hash, placed[index]!.hash);
-        if (ordered || content.length >= LARGE_FILE) assert.deepEqual(again[index], placed[index]);
+        if (content.length >= LARGE_FILE) assert.deepEqual(again[index], placed[index]);
         else assert.ok((await readBack(blobs, again[index]!)).equals(content));
       }
     }),
-    { numRuns: 12 },
+    { numRuns: 8 },
   );
 });
 
 test("many small files make few blobs, the same each time and with several batches", async () => {
-  const contents = Array.from({ length: 3000 }, (_, index) => sample.subarray(index * 5000, index * 5000 + 3000));
+  const contents = Array.from({ length: 1500 }, (_, index) => sample.subarray(index * 5000, index * 5000 + 3000));
   const paths = await writeFiles(contents);
   const blobs = await newBlobs();
   const first = await place(blobs, pathSources(paths));
   const count = await blobCount(blobs);
-  assert.ok(count >= 2 && count <= 6, `${count} blobs`);
-  for (const index of [0, 1499, 2999]) assert.ok((await readBack(blobs, first[index]!)).equals(contents[index]!));
+  assert.ok(count >= 1 && count <= 4, `${count} blobs`);
+  for (const index of [0, 750, 1499]) assert.ok((await readBack(blobs, first[index]!)).equals(contents[index]!));
 
   const asBytes = contents.map((bytes): Source => ({ kind: "bytes", bytes }));
   const placer = new Placer(blobs);
@@ -178,14 +178,14 @@ test("many small files make few blobs, the same each time and with several batch
   await placer.close();
   assert.deepEqual(again, first);
   assert.equal(placer.stats.blobsPut, 0);
-  assert.equal(placer.stats.bytesReused, 3000 * 3000);
+  assert.equal(placer.stats.bytesReused, 1500 * 3000);
 });
 
 test("the same small content is stored once, what the caller knows not at all", async () => {
   const blobs = await newBlobs();
   const same = sample.subarray(0, 5000);
   const known = sample.subarray(6000, 9000);
-  const extents: Extent[] = [{ start: 0, blob: hashOf(same), offset: 0, length: 3000 }];
+  const extents: Extent[] = [{ start: 0, blob: hashOf(same), offset: 0, length: 1500 }];
   const asked: Hash[] = [];
   const reuse = (hash: Hash, size: number): Extent[] | undefined => {
     asked.push(hash);
@@ -370,6 +370,23 @@ test("an iteration that is left early leaves nothing running", async () => {
   while (!closed) await setImmediate();
 });
 
+test("a thread that fails is an error, and another takes its place", async () => {
+  const [path] = await writeFiles([sample.subarray(0, 10)]);
+  const pool = new ReaderPool(false);
+  const hashes: Hash[] = [];
+  const handlers: ReadHandlers = {
+    small: (_file, hash) => hashes.push(hash),
+    chunk: () => assert.fail(),
+    large: () => assert.fail(),
+    failed: (_file, error) => assert.fail(error),
+    progress: () => {},
+  };
+  await assert.rejects(pool.run([42 as unknown as ByteString], handlers), TypeError);
+  await pool.run([path!], handlers);
+  await pool.stop();
+  assert.deepEqual(hashes, [hashOf(sample.subarray(0, 10))]);
+});
+
 test("a failure of the sources is thrown", async () => {
   const placer = new Placer(await newBlobs());
   async function* sources(): AsyncGenerator<{ tag: number; source: Source }> {
@@ -465,7 +482,7 @@ test("a patched file is what placing the whole of it gives", async () => {
       assert.deepEqual(fromPatch, whole);
       assert.ok((await readBack(blobs, fromPatch!)).equals(content));
     }),
-    { numRuns: 25 },
+    { numRuns: 16 },
   );
 });
 

@@ -1,5 +1,8 @@
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { copyFileSync, cpSync, mkdirSync, readdirSync, rmSync, statSync, truncateSync } from "node:fs";
+import { mkdtemp } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 import { bytesOf } from "../../src/cas/index.ts";
@@ -612,4 +615,51 @@ describe("overlay", () => {
     assert.throws(() => OverlayNamespace.open(directory, undefined, undefined), { code: "conflict" });
     namespace = reopen();
   });
+});
+
+const mayMount = process.platform === "linux" && process.getuid?.() === 0;
+
+test("on a full disk writers hear of it, removing still works and makes room", {
+  skip: mayMount ? false : "needs root to mount a small disk",
+}, async () => {
+  const directory = await mkdtemp(join(tmpdir(), "datamon-full-"));
+  execFileSync("mount", ["-t", "tmpfs", "-o", "size=12m", "tmpfs", directory]);
+  try {
+    const namespace = OverlayNamespace.open(directory, undefined, undefined);
+    const { ino } = namespace.create(1, b("big"), 0o644, ROOT_USER);
+    let size = 0;
+    const fill = (): void => {
+      for (;;) size += namespace.write(ino, size, Buffer.alloc(100_000, 1));
+    };
+    assert.equal(outcome(fill), "ENOSPC");
+    assert.equal(namespace.getattr(ino).size, size, "what was acknowledged is there");
+    const made: string[] = [];
+    const make = (): void => {
+      for (;;) {
+        namespace.create(1, b(`f${made.length}`), 0o644, ROOT_USER);
+        made.push(`f${made.length}`);
+      }
+    };
+    assert.equal(outcome(make), "ENOSPC");
+    assert.deepEqual(
+      listAll(namespace, 1)
+        .map(({ name }) => name)
+        .toSorted(),
+      ["big", ...made].toSorted(),
+    );
+    namespace.unlink(1, b("big"));
+    namespace.write(namespace.create(1, b("after"), 0o644, ROOT_USER).ino, 0, Buffer.alloc(1_000_000, 2));
+    namespace.close();
+    const again = OverlayNamespace.open(directory, undefined, undefined);
+    assert.deepEqual(
+      listAll(again, 1)
+        .map(({ name }) => name)
+        .toSorted(),
+      ["after", ...made].toSorted(),
+    );
+    again.close();
+  } finally {
+    execFileSync("umount", [directory]);
+    rmSync(directory, { recursive: true });
+  }
 });

@@ -158,3 +158,29 @@ function linksOf(tree: Directory): number {
 function xattrsOf({ xattrs }: Attributes): [string, string][] {
   return [...(xattrs ?? [])].map(([name, value]): [string, string] => [name, value.toString("hex")]).sort();
 }
+
+/** A time before 1970, not on a full second. */
+export const BEFORE_1970 = -259_200_000_000_001n;
+
+/** A small tree with something of everything. */
+export function sample(): Directory {
+  const linked = file("two names");
+  return directory({
+    "a.txt": file("a", { mtimeNs: BEFORE_1970, uid: 0, gid: 4_294_967_294 }),
+    "b.txt": linked,
+    empty: directory(),
+    sub: directory({
+      "c.txt": file(""),
+      deep: directory({ deeper: directory({ "d.txt": file("d", { mtimeNs: 2n ** 62n + 12_345n }) }) }),
+      link: symlink(bytesOf("../a.txt")),
+      second: linked,
+    }),
+    "x.bin": file("x", {
+      mode: 0o4755,
+      xattrs: new Map([
+        [bytesOf("user.b"), Buffer.from([0, 255])],
+        [bytesOf("user.a"), Buffer.alloc(0)],
+      ]),
+    }),
+  });
+}

@@ -88,6 +88,8 @@ export class Fixture {
     const catalog = join(this.root, `catalog-${this.#catalogs++}.sqlite`);
     const writer = CatalogWriter.create(catalog);
     const inos = new Map<ByteString, number>([["" as ByteString, 1]]);
+    const owner = { uid: process.getuid!(), gid: process.getgid!() };
+    writer.setAttributes(1, { ...owner, mode: 0o040755, mtimeNs: 1_600_000_000_000_000_001n });
     for (const entry of tree) {
       const { path, mode, mtimeNs = 1_600_000_000_000_000_001n, content, target, xattrs } = entry;
       const slash = path.lastIndexOf("/");
@@ -99,7 +101,7 @@ export class Fixture {
       }
       const ino = writer.reserve(1);
       inos.set(path, ino);
-      const attributes = { mode, uid: process.getuid!(), gid: process.getgid!(), mtimeNs, ...(xattrs && { xattrs }) };
+      const attributes = { ...owner, mode, mtimeNs, ...(xattrs && { xattrs }) };
       if (target !== undefined) writer.addSymlink(parent, name, ino, attributes, target);
       else if (content === undefined) writer.addDirectory(parent, name, ino, attributes);
       else writer.addFile(parent, name, ino, attributes, await place(blobs, content));

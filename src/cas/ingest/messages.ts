@@ -6,8 +6,8 @@ import type { FileStat } from "./source.ts";
 /** Files to read, in order; the messages about one name it by its index here. */
 export interface ReadJob {
   readonly paths: readonly ByteString[];
-  /** Memory for the contents of small files, where they are wanted; it comes back with them. */
-  readonly memory: ArrayBuffer | undefined;
+  /** Memory for the contents of small files, to be used before any new is made; it comes back with them, or unused. */
+  readonly memory: readonly ArrayBuffer[];
 }
 
 /** How much memory the contents of small files that are sent at once are given, in bytes. */
@@ -20,7 +20,7 @@ export type ReadMessage =
   | { readonly kind: "progress"; readonly bytes: number }
   | { readonly kind: "large"; readonly file: number; readonly hash: Hash; readonly stat: FileStat }
   | { readonly kind: "failed"; readonly file: number; readonly error: PlainError }
-  | { readonly kind: "done"; readonly memory: ArrayBuffer | undefined };
+  | { readonly kind: "done"; readonly memory: readonly ArrayBuffer[] };
 
 /** Consecutive small files that were read. */
 export interface SmallFilesMessage {

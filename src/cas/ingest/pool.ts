@@ -4,7 +4,7 @@ import type { ByteString } from "../bytes.ts";
 import type { Chunk } from "../content.ts";
 import { DatamonError } from "../errors.ts";
 import type { Hash } from "../hash.ts";
-import { PART_SIZE, type ReadJob, type ReadMessage, type SmallFilesMessage, unpackStat } from "./messages.ts";
+import { type ReadJob, type ReadMessage, type SmallFilesMessage, unpackStat } from "./messages.ts";
 import { returnSlot, type SlotMemory, slotBuffer, slotMemory } from "./slots.ts";
 import type { FileStat } from "./source.ts";
 
@@ -48,7 +48,7 @@ export class ReaderPool {
   #readers: Reader[] = [];
   #slots: SlotMemory | undefined;
   /** Memory for small files' contents, used again and again: what V8 frees by itself piles up first. */
-  readonly #spare: ArrayBuffer[] = [];
+  #spare: ArrayBuffer[] = [];
 
   /** @param keepContent whether contents are wanted, or hashes alone */
   constructor(keepContent: boolean) {
@@ -75,13 +75,14 @@ export class ReaderPool {
     try {
       await new Promise<void>((resolve, reject) => {
         reader.job = { handlers, resolve, reject };
-        const memory = this.#keepContent ? (this.#spare.pop() ?? new ArrayBuffer(PART_SIZE)) : undefined;
-        const job: ReadJob = { paths, memory };
-        reader.worker.postMessage(job, memory === undefined ? [] : [memory]);
+        const job: ReadJob = { paths, memory: this.#spare };
+        reader.worker.postMessage(job, this.#spare);
+        this.#spare = [];
       });
     } finally {
       reader.job = undefined;
-      reader.worker.unref();
+      // A thread that is being ended has to keep the process alive until it has.
+      if (this.#readers.includes(reader)) reader.worker.unref();
     }
   }
 
@@ -93,7 +94,6 @@ export class ReaderPool {
     await Promise.all(
       readers.map(async (reader) => {
         reader.job?.reject(new DatamonError("interrupted", "reading was stopped"));
-        // Waiting for a thread that does not count would not keep the process alive.
         reader.worker.ref();
         await reader.worker.terminate();
       }),
@@ -105,7 +105,7 @@ export class ReaderPool {
     const slots = this.#slots;
     // This module and the thread's are both sources, or both compiled.
     const extension = import.meta.url.slice(import.meta.url.lastIndexOf("."));
-    const worker = new Worker(new URL(`./worker${extension}`, import.meta.url), { workerData: slots });
+    const worker = new Worker(new URL(`./worker${extension}`, import.meta.url), { workerData: slots, resourceLimits: { maxYoungGenerationSizeMb: 8 } });
     const reader: Reader = { worker, job: undefined };
     worker.on("message", (message: ReadMessage) => {
       try {
@@ -148,7 +148,7 @@ export class ReaderPool {
         break;
       }
       case "done":
-        if (message.memory !== undefined) this.#spare.push(message.memory);
+        this.#spare.push(...message.memory);
         job.resolve();
         break;
     }

@@ -26,9 +26,11 @@ let hashes: Hash[] = [];
 let stats: FileStat[] = [];
 let content: Buffer<ArrayBuffer> | undefined;
 let used = 0;
+/** Memory that was used before. */
+let spare: ArrayBuffer[] = [];
 
 port.on("message", (job: ReadJob) => {
-  content = job.memory && Buffer.from(job.memory);
+  spare = [...job.memory];
   job.paths.forEach((path, file) => {
     try {
       const { value, stat } = readStable(path, (fd, { size }) =>
@@ -43,9 +45,9 @@ port.on("message", (job: ReadJob) => {
     }
   });
   sendSmall();
-  const memory = content?.buffer;
+  if (content !== undefined) spare.push(content.buffer);
   content = undefined;
-  port.postMessage({ kind: "done", memory } satisfies ReadMessage, memory === undefined ? [] : [memory]);
+  port.postMessage({ kind: "done", memory: spare } satisfies ReadMessage, spare);
 });
 
 /** Messages are in the files' order, so the small files that wait go first. */
@@ -71,7 +73,7 @@ function readSmall(fd: number, size: number): Hash | undefined {
     return readFully(fd, scratch, 0, size) ? hashOf(scratch.subarray(0, size)) : undefined;
   }
   if (used + size > PART_SIZE) sendSmall();
-  content ??= Buffer.allocUnsafeSlow(PART_SIZE);
+  content ??= Buffer.from(spare.pop() ?? new ArrayBuffer(PART_SIZE));
   return readFully(fd, content, used, size) ? hashOf(content.subarray(used, used + size)) : undefined;
 }
 

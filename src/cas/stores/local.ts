@@ -275,7 +275,8 @@ async function writeDurably(path: string, body: ObjectBody): Promise<void> {
   const target = await open(path, "wx");
   try {
     if (body instanceof Uint8Array) await writeFully(target, body);
-    else await copyInto(target, body.file);
+    else if ("file" in body) await copyInto(target, body.file);
+    else for (const piece of body) await writeFully(target, piece);
     await target.datasync();
   } finally {
     await target.close();

@@ -98,7 +98,7 @@ export class Contents {
     checkRegular(mode);
     const baseSize = row?.baseSize ?? this.#inodes.unchanged(ino).size;
     if (baseSize === 0) {
-      this.#inodes.apply((edit) => {
+      this.#inodes.applyFreeing((edit) => {
         this.#modified(edit, ino);
         if (size > 0 || this.#inodes.data.stat(ino) !== undefined) this.#inodes.data.truncate(ino, size);
       });
@@ -106,7 +106,7 @@ export class Contents {
     }
     const data = row === undefined ? undefined : this.#inodes.dataStat(ino);
     const trim = (data?.size ?? 0) > size;
-    this.#inodes.apply((edit) => {
+    this.#inodes.applyFreeing((edit) => {
       const before = edit.get(ino);
       this.#modified(edit, ino);
       edit.update(ino, { size, baseSize: Math.min(before.baseSize, size), trim });
@@ -116,7 +116,7 @@ export class Contents {
     this.#inodes.data.truncate(ino, size);
     this.#inodes.dataChanged(ino);
     // Without a base writes go unjournaled: the journal must not ask for this cut once more after them.
-    this.#inodes.apply((edit) => edit.update(ino, { trim: false }));
+    this.#inodes.applyFreeing((edit) => edit.update(ino, { trim: false }));
   }
 
   fallocate(ino: number, mode: number, offset: number, length: number): void {

@@ -2,10 +2,11 @@
 
 import type { Inode } from "../../meta/index.ts";
 import { attrOfInode, type Base, isRegular, isSymlink } from "../base.ts";
-import { FsError } from "../errno.ts";
+import { errnoName, FsError } from "../errno.ts";
 import { type Attr, ROOT_INO } from "../namespace.ts";
 import type { DataFiles, DataStat } from "./data.ts";
 import type { InodeRow, Journal } from "./journal.ts";
+import type { Reserve } from "./reserve.ts";
 
 /** Inodes whose rows are kept in memory; some 300 bytes each. */
 const HOT_INODES = 65536;
@@ -87,8 +88,10 @@ export class Inodes {
   /** Inodes of the base that have a row, or had one and are gone. */
   readonly #changed: InoSet;
   readonly #hot = new Map<number, Hot>();
+  readonly #reserve: Reserve;
 
-  constructor(base: Base, journal: Journal, data: DataFiles) {
+  constructor(base: Base, journal: Journal, data: DataFiles, reserve: Reserve) {
+    this.#reserve = reserve;
     this.base = base;
     this.journal = journal;
     this.data = data;
@@ -136,6 +139,12 @@ export class Inodes {
     if (hot !== undefined) hot.data = null;
   }
 
+  /** Says that `ino`, which was just made, has no data file. */
+  noData(ino: number): void {
+    const hot = this.#hot.get(ino);
+    if (hot !== undefined) hot.data = undefined;
+  }
+
   /**
    * The row to change: where there is none yet, the one that says what the base says. To be asked for
    * before anything is written to the inode's data file.
@@ -167,7 +176,22 @@ export class Inodes {
     };
   }
 
-  /** Makes the changes of `change` in one transaction. Data files of removed inodes go afterwards. */
+  /** As `apply`, for changes that give space back: they are made on a full disk, too. */
+  applyFreeing<T>(change: (edit: Edit) => T): T {
+    try {
+      return this.apply(change);
+    } catch (error) {
+      if (errnoName(error) !== "ENOSPC" || !this.#reserve.release()) throw error;
+      return this.apply(change);
+    } finally {
+      this.#reserve.hold();
+    }
+  }
+
+  /**
+   * Makes the changes of `change` in one transaction. Data files of removed inodes go afterwards.
+   * After a failure nothing has changed.
+   */
   apply<T>(change: (edit: Edit) => T): T {
     const edit = new Edit(this);
     const result = this.journal.transaction(() => {
@@ -202,14 +226,18 @@ export class Inodes {
       hot.data = null;
       return;
     }
-    if (this.#hot.size >= HOT_INODES) {
-      for (const ino of this.#hot.keys()) {
-        this.#hot.delete(ino);
-        break;
-      }
-    }
+    if (this.#hot.size >= HOT_INODES) this.#coolDown();
     this.#hot.set(row.ino, { row, data: null });
     this.#changed.add(row.ino);
+  }
+
+  /** Forgets the older half: many at a time, since the first key of a map that others were deleted before is slow to find. */
+  #coolDown(): void {
+    let excess = HOT_INODES / 2;
+    for (const ino of this.#hot.keys()) {
+      if (excess-- <= 0) return;
+      this.#hot.delete(ino);
+    }
   }
 
   #data(hot: Hot): DataStat | undefined {

@@ -41,6 +41,7 @@ import { type Edit, firstRoot, Inodes } from "./inodes.ts";
 import { type InodeRow, Journal } from "./journal.ts";
 import { ScratchLock } from "./lock.ts";
 import { Names } from "./names.ts";
+import { Reserve } from "./reserve.ts";
 
 const S_ISGID = 0o2000;
 const PERMISSIONS = 0o7777;
@@ -56,7 +57,6 @@ export interface OverlayParts {
   readonly base: Base;
   readonly inodes: Inodes;
   readonly contents: Contents;
-  readonly names: Names;
 }
 
 /** The namespace over a scratch. One process at a time has it open. */
@@ -83,10 +83,10 @@ export class OverlayNamespace implements Namespace {
     this.#journal = journal;
     this.#base = base;
     this.#data = new DataFiles(dataDirectory(directory));
-    this.#inodes = new Inodes(base, journal, this.#data);
+    this.#inodes = new Inodes(base, journal, this.#data, new Reserve(join(directory, "reserve")));
     this.#names = new Names(this.#inodes);
     this.#contents = new Contents(this.#inodes);
-    this.parts = { base, inodes: this.#inodes, contents: this.#contents, names: this.#names };
+    this.parts = { base, inodes: this.#inodes, contents: this.#contents };
   }
 
   /**
@@ -204,9 +204,9 @@ export class OverlayNamespace implements Namespace {
   link(ino: number, parent: number, name: ByteString): Attr {
     this.#inodes.apply((edit) => {
       const row = edit.get(ino);
+      this.#names.free(edit, parent, name);
       if (isDirectory(row.mode)) throw new FsError("EPERM");
       if (row.nlink === 0) throw new FsError("ENOENT");
-      this.#names.free(edit, parent, name);
       this.#names.set(parent, name, ino);
       edit.update(ino, { nlink: row.nlink + 1, ctimeNs: edit.now });
       touch(edit, parent);
@@ -217,7 +217,7 @@ export class OverlayNamespace implements Namespace {
   unlink(parent: number, name: ByteString): void {
     const { ino } = this.#names.lookup(parent, name);
     if (isDirectory(this.#inodes.mode(ino))) throw new FsError("EISDIR");
-    this.#inodes.apply((edit) => {
+    this.#inodes.applyFreeing((edit) => {
       this.#names.remove(parent, name);
       touch(edit, parent);
       this.#drop(edit, ino);
@@ -228,7 +228,7 @@ export class OverlayNamespace implements Namespace {
     const { ino } = this.#names.lookup(parent, name);
     this.#names.directory(ino);
     if (!this.#names.isEmpty(ino)) throw new FsError("ENOTEMPTY");
-    this.#inodes.apply((edit) => {
+    this.#inodes.applyFreeing((edit) => {
       this.#names.remove(parent, name);
       touch(edit, parent, -1);
       this.#drop(edit, ino);
@@ -254,7 +254,7 @@ export class OverlayNamespace implements Namespace {
       if (replacedDirectory && !this.#names.isEmpty(replaced)) throw new FsError("ENOTEMPTY");
     }
     if (replaced === ino) return;
-    this.#inodes.apply((edit) => {
+    this.#inodes.applyFreeing((edit) => {
       if (edit.get(newParent).nlink === 0) throw new FsError("ENOENT");
       this.#names.set(newParent, newName, ino);
       if (exchange) this.#names.set(parent, name, replaced!);
@@ -391,6 +391,7 @@ export class OverlayNamespace implements Namespace {
       touch(edit, parent, directory ? 1 : 0);
       return made;
     });
+    this.#inodes.noData(ino);
     return this.#inodes.attr(ino);
   }
 
@@ -417,7 +418,7 @@ export class OverlayNamespace implements Namespace {
 
   #removeInode(ino: number): void {
     this.#contents.forget(ino);
-    this.#inodes.apply((edit) => edit.remove(ino));
+    this.#inodes.applyFreeing((edit) => edit.remove(ino));
   }
 
   #removeOrphans(): void {

@@ -14,6 +14,7 @@ export class Breath {
   readonly #doing: string;
   #last = performance.now();
   #rounds = 0;
+  #told: DatamonError | undefined;
 
   /** @param doing what is interrupted, such as `the upload` */
   constructor(doing: string, signal: AbortSignal | undefined) {
@@ -36,19 +37,19 @@ export class Breath {
 
   /** Throws where the signal was given. */
   check(): void {
-    if (this.#signal?.aborted) throw this.interrupted();
+    if (this.#signal?.aborted) throw this.#interrupted();
   }
 
   /** What `error` means to the user: an interruption where the signal was given, otherwise itself. */
   explain(error: unknown): unknown {
-    if (!this.#signal?.aborted || (error instanceof DatamonError && error.code === "interrupted")) return error;
-    return this.interrupted(error);
+    return this.#signal?.aborted && error !== this.#told ? this.#interrupted(error) : error;
   }
 
-  interrupted(cause?: unknown): DatamonError {
-    return new DatamonError("interrupted", `${this.#doing} was interrupted`, {
+  #interrupted(cause?: unknown): DatamonError {
+    this.#told = new DatamonError("interrupted", `${this.#doing} was interrupted`, {
       hint: "Run the same command again: it goes on from what is stored already.",
       ...(cause === undefined ? {} : { cause }),
     });
+    return this.#told;
   }
 }

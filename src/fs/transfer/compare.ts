@@ -146,7 +146,11 @@ function* remoteOnly(
   name: ByteString | undefined,
   below: Directory[],
 ): Generator<Pair> {
-  for (let entry = cursor.peek(); entry !== undefined && (name === undefined || entry.name < name); entry = cursor.peek()) {
+  for (
+    let entry = cursor.peek();
+    entry !== undefined && (name === undefined || entry.name < name);
+    entry = cursor.peek()
+  ) {
     cursor.take();
     const path = joinPath(directory.path, entry.name);
     if (path !== OWN_NAME) yield* remoteEntry(catalog, path, entry.inode, below);

@@ -176,10 +176,17 @@ export async function withCatalog(
 
 function incomplete(error: unknown, tree: LocalTree, { files, totalFiles }: Progress): unknown {
   if (!(error instanceof DatamonError)) return error;
-  return new DatamonError(error.code, `${error.message}; ${tree.shown} is not complete: ${files} of ${totalFiles} files were written`, {
-    hint: error.code === "damaged" && error.hint ? error.hint : "Run the command again with --force-dest to write the rest.",
-    cause: error,
-  });
+  return new DatamonError(
+    error.code,
+    `${error.message}; ${tree.shown} is not complete: ${files} of ${totalFiles} files were written`,
+    {
+      hint:
+        error.code === "damaged" && error.hint
+          ? error.hint
+          : "Run the command again with --force-dest to write the rest.",
+      cause: error,
+    },
+  );
 }
 
 /** Makes the destination or checks that it may be written to; "empty" where nothing was in it. */

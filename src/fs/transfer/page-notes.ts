@@ -66,7 +66,12 @@ export class PageNotes {
   }
 
   /** Ends what `expect` began: the entry was read, at some time after this page was begun, when it had these times. */
-  learn(name: ByteString, stat: Omit<KnownEntry, "name" | "hash" | "xattrs">, hash: string | undefined, xattrs: KnownEntry["xattrs"]): void {
+  learn(
+    name: ByteString,
+    stat: Omit<KnownEntry, "name" | "hash" | "xattrs">,
+    hash: string | undefined,
+    xattrs: KnownEntry["xattrs"],
+  ): void {
     if (isSettled(stat.ctimeNs, this.#startedNs)) {
       const { size, mtimeNs, ctimeNs, ino } = stat;
       this.#entries.push({ name, size, mtimeNs, ctimeNs, ino, hash, xattrs });

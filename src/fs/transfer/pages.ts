@@ -141,7 +141,10 @@ export class PageReader {
 /** Whether an entry is still what was known of it. */
 export function isCurrent(known: KnownEntry, stat: LocalStat): boolean {
   return (
-    known.size === stat.size && known.mtimeNs === stat.mtimeNs && known.ctimeNs === stat.ctimeNs && known.ino === stat.ino
+    known.size === stat.size &&
+    known.mtimeNs === stat.mtimeNs &&
+    known.ctimeNs === stat.ctimeNs &&
+    known.ino === stat.ino
   );
 }
 

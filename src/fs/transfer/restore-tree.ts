@@ -68,7 +68,8 @@ export async function restoreTree(parts: RestoreParts): Promise<void> {
   for (const { node } of written.size === 0 ? [] : stepsOf(catalog)) {
     if (breath.due()) await breath.pause();
     const first = written.get(node.inode.ino);
-    if (kindOf(node.inode) !== "file" || !selection.has(node.path) || first === undefined || first === node.path) continue;
+    if (kindOf(node.inode) !== "file" || !selection.has(node.path) || first === undefined || first === node.path)
+      continue;
     restorer.link(first, node.path);
   }
   for (const { node, leaves } of stepsOf(catalog)) {

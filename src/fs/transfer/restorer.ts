@@ -23,7 +23,7 @@ import { type ByteString, DatamonError, display, ioError, isErrno, toBuffer, toF
 import type { Inode } from "../../meta/index.ts";
 import { setPathTimes, setTimes } from "./times.ts";
 import type { LocalStat, LocalTree } from "./walk.ts";
-import { replaceXattrs, sameXattrs, readXattrs, writeXattrs } from "./xattr.ts";
+import { readXattrs, replaceXattrs, sameXattrs, writeXattrs } from "./xattr.ts";
 
 const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY } = constants;
 const PERMISSIONS = 0o7777;
@@ -178,9 +178,13 @@ export class Restorer {
     }
     if (lstatSync(native).isDirectory()) {
       if (this.remove(path, true)) return;
-      throw new DatamonError("exists", `${this.tree.show(path)} is a directory that is not empty where a file or link belongs`, {
-        hint: "Move it away and run the command again.",
-      });
+      throw new DatamonError(
+        "exists",
+        `${this.tree.show(path)} is a directory that is not empty where a file or link belongs`,
+        {
+          hint: "Move it away and run the command again.",
+        },
+      );
     }
     unlinkSync(native);
   }

@@ -113,7 +113,11 @@ export class StatCache {
         (id) => !this.#seen.has(id),
       );
       const remove = database.prepare("DELETE FROM page WHERE id = ?");
-      database.transaction(() => stale.forEach((id) => remove.run(id))).immediate();
+      database
+        .transaction(() => {
+          for (const id of stale) remove.run(id);
+        })
+        .immediate();
     });
   }
 
@@ -198,7 +202,9 @@ function prepare(database: Database.Database, root: ByteString): number {
       database.prepare("DELETE FROM page WHERE root IN (SELECT id FROM root WHERE day < ?)").run(oldest);
       database.prepare("DELETE FROM root WHERE day < ?").run(oldest);
       return database
-        .prepare("INSERT INTO root (path, day) VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET day = excluded.day RETURNING id")
+        .prepare(
+          "INSERT INTO root (path, day) VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET day = excluded.day RETURNING id",
+        )
         .pluck()
         .get(path, day) as number;
     })

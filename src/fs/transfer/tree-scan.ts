@@ -4,9 +4,9 @@ import {
   DatamonError,
   type FileContent,
   joinPath,
+  type PathSource,
   type Placed,
   type Placer,
-  type PathSource,
 } from "../../cas/index.ts";
 import { type Attributes, type Catalog, type CatalogWriter, ROOT_INO } from "../../meta/index.ts";
 import { DirectoryCursor, LinkComparison, linkKey } from "./base-tree.ts";
@@ -121,7 +121,8 @@ export class TreeScan {
             below.push(child);
           } else if (wanted) {
             const waiting = this.#entry(directory, name, path, stat, ino++, notes, base);
-            if (waiting !== undefined) yield { tag: waiting, source: { kind: "path", path: tree.absolute(path), size: stat.size } };
+            if (waiting !== undefined)
+              yield { tag: waiting, source: { kind: "path", path: tree.absolute(path), size: stat.size } };
           }
         }
         notes.end(!selection.everything);
@@ -287,7 +288,9 @@ export class TreeScan {
   }
 
   #failLink(path: ByteString): void {
-    this.#fail(new DatamonError("io", `${this.#parts.tree.show(path)} is a hard link to a file that could not be read`));
+    this.#fail(
+      new DatamonError("io", `${this.#parts.tree.show(path)} is a hard link to a file that could not be read`),
+    );
   }
 
   /** Puts a directory, and those above it, into the catalog. */

@@ -68,12 +68,16 @@ export function sameRoot(tree: LocalTree, catalog: Catalog, cache: StatCache): b
 
 /** Whether mode, owner and time are those of the inode. */
 function sameAttributes(stat: LocalStat, inode: Inode): boolean {
-  return (
-    stat.mode === inode.mode && stat.mtimeNs === inode.mtimeNs && stat.uid === inode.uid && stat.gid === inode.gid
-  );
+  return stat.mode === inode.mode && stat.mtimeNs === inode.mtimeNs && stat.uid === inode.uid && stat.gid === inode.gid;
 }
 
-function isSame(tree: LocalTree, path: ByteString, stat: LocalStat, inode: Inode, known: KnownEntry | undefined): boolean {
+function isSame(
+  tree: LocalTree,
+  path: ByteString,
+  stat: LocalStat,
+  inode: Inode,
+  known: KnownEntry | undefined,
+): boolean {
   if (stat.kind === "symlink") return inode.target === tree.target(path);
   const current = known !== undefined && isCurrent(known, stat) ? known : undefined;
   if (stat.kind === "directory") {

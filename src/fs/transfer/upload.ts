@@ -232,7 +232,8 @@ async function scanAndStore(
   }
   if (target.selection.everything && scan.failed === 0) cache.prune();
 
-  const unchanged = base !== undefined && summary.tree === base.bundle.tree && scan.linksEqual() && sameRoot(tree, base.catalog, cache);
+  const unchanged =
+    base !== undefined && summary.tree === base.bundle.tree && scan.linksEqual() && sameRoot(tree, base.catalog, cache);
   const catalog = unchanged ? base.bundle.catalog : summary.hash;
   if (!unchanged) {
     breath.check();
@@ -276,5 +277,8 @@ function warnOfOwnName(tree: LocalTree, onWarning: UploadOptions["onWarning"]): 
   const stat = tree.stat(OWN_NAME);
   if (stat === undefined) return;
   const foreign = stat.kind !== "directory" || tree.names(OWN_NAME).some((name) => name !== "bundle.json");
-  if (foreign) onWarning(`left out: ${display(tree.absolute(OWN_NAME))} (the name ${OWN_NAME} at the top is kept for Datamon itself)`);
+  if (foreign)
+    onWarning(
+      `left out: ${display(tree.absolute(OWN_NAME))} (the name ${OWN_NAME} at the top is kept for Datamon itself)`,
+    );
 }

@@ -3,7 +3,7 @@
  * none. Names below `user.datamon.` are what Datamon itself shows on a mount or notes on a
  * downloaded folder; they are no part of a tree.
  */
-import { type ByteString, bytesOf, ioError, display } from "../../cas/index.ts";
+import { type ByteString, bytesOf, display, ioError } from "../../cas/index.ts";
 import { cPath, hasXattrs, libc } from "./libc.ts";
 
 const PREFIX = "user.";

@@ -116,7 +116,10 @@ export class Changes {
   #remove(inode: Inode): void {
     const { ino } = inode;
     if (isDirectoryMode(inode.mode)) {
-      for (const entry of this.#tree.entries(ino)) this.#dropName(entry.inode);
+      for (const { inode: child } of this.#tree.entries(ino)) {
+        if (!isDirectoryMode(child.mode) && child.nlink === 1) this.#remove(child);
+        else this.#dropName(child);
+      }
       this.#statements.removeDentries.run(ino);
     } else {
       this.removeExtents(ino);

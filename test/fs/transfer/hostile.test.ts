@@ -4,10 +4,10 @@ import { join } from "node:path";
 import { test } from "node:test";
 import Database from "better-sqlite3";
 import { type ByteString, bytesOf, type FileContent, hashOf } from "../../../src/cas/index.ts";
-import { Restorer } from "../../../src/fs/transfer/restorer.ts";
-import { ContentWriter } from "../../../src/fs/transfer/content-writer.ts";
 import { Breath } from "../../../src/fs/transfer/breath.ts";
+import { ContentWriter } from "../../../src/fs/transfer/content-writer.ts";
 import { restoreTree } from "../../../src/fs/transfer/restore-tree.ts";
+import { Restorer } from "../../../src/fs/transfer/restorer.ts";
 import { select } from "../../../src/fs/transfer/selection.ts";
 import { LocalTree } from "../../../src/fs/transfer/walk.ts";
 import { Catalog, CatalogWriter, ROOT_INO } from "../../../src/meta/index.ts";
@@ -72,12 +72,13 @@ test("a catalog cannot place anything outside the destination", async () => {
     "name with NUL": "UPDATE dentry SET name = x'6100' WHERE ino = 4",
     "file below a link": "UPDATE dentry SET parent = 3 WHERE ino = 4",
     "directory below itself": "INSERT INTO dentry VALUES (2, x'6c6f6f70', 2)",
-    "link and directory are one": "UPDATE inode SET mode = 16877, target = NULL WHERE ino = 3; UPDATE dentry SET ino = 3 WHERE ino = 2",
+    "link and directory are one":
+      "UPDATE inode SET mode = 16877, target = NULL WHERE ino = 3; UPDATE dentry SET ino = 3 WHERE ino = 2",
     "extent beyond the blob": "UPDATE extent SET offset = 1000",
     "extent beyond the file": "UPDATE extent SET start = 1000",
     "negative extent": "UPDATE extent SET start = -1",
     "empty target": "UPDATE inode SET target = x'' WHERE ino = 3",
-    "device": "UPDATE inode SET mode = 8612 WHERE ino = 4",
+    device: "UPDATE inode SET mode = 8612 WHERE ino = 4",
   };
   for (const [name, edit] of Object.entries(edits)) {
     const outside = place.path("outside");
@@ -94,8 +95,14 @@ test("a catalog cannot place anything outside the destination", async () => {
     }
     await restore(catalog, destination).catch((error) => assert.equal(error.code, "damaged", `${name}: ${error}`));
     assert.deepEqual(readdirSync(outside), [], name);
-    const made = readdirSync(place.root).filter((entry) => !entry.startsWith("catalog-")).sort();
-    assert.deepEqual(made, before.filter((entry) => !entry.startsWith("catalog-")), name);
+    const made = readdirSync(place.root)
+      .filter((entry) => !entry.startsWith("catalog-"))
+      .sort();
+    assert.deepEqual(
+      made,
+      before.filter((entry) => !entry.startsWith("catalog-")),
+      name,
+    );
   }
 });
 

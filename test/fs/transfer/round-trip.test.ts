@@ -62,7 +62,10 @@ test("a list picks files; what it cannot reach is an error", async () => {
   spawnSync("ln", ["-s", "x", join(place.tree, "link")]);
   const { bundle } = await place.upload({ files: parseFileList(Buffer.from("./x//b\n\ny/d\n")) });
   assert.deepEqual(paths(await place.download(bundle, "copy")), ["x", "x/b", "y", "y/d"]);
-  await assert.rejects(place.upload({ files: [bytesOf("x/nope")] }), { code: "not-found", message: /x\/nope.*not there/ });
+  await assert.rejects(place.upload({ files: [bytesOf("x/nope")] }), {
+    code: "not-found",
+    message: /x\/nope.*not there/,
+  });
   await assert.rejects(place.upload({ files: [bytesOf("link/b")] }), { code: "not-found", message: /symbolic link/ });
   const some = await place.upload({ files: [bytesOf("x/nope"), bytesOf("a")], skipOnError: true });
   assert.deepEqual([some.failed, some.bundle.files], [1, 1]);
@@ -113,7 +116,10 @@ test("a destination in use needs force, which replaces what is in the way and no
   assert.deepEqual(paths(target), ["a", "d", "d/b", "e", "mine"]);
   assert.equal(existsSync(place.path("elsewhere")), false);
   spawnSync("mkdir", ["-p", join(place.path("other"), "e", "kept")]);
-  await assert.rejects(place.download(bundle, "other", { forceDest: true }), { code: "exists", message: /e is a directory/ });
+  await assert.rejects(place.download(bundle, "other", { forceDest: true }), {
+    code: "exists",
+    message: /e is a directory/,
+  });
 });
 
 function paths(root: string): string[] {

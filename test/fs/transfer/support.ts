@@ -17,16 +17,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { type ByteString, bytesOf, hashOf, toFsPath } from "../../../src/cas/index.ts";
-import { type Bundle, type Context, createRepo, openContext } from "../../../src/meta/index.ts";
 import {
-  downloadBundle,
   type DownloadOptions,
+  downloadBundle,
   type UploadOptions,
   type UploadResult,
   uploadTree,
 } from "../../../src/fs/transfer/index.ts";
 import { setPathTimes } from "../../../src/fs/transfer/times.ts";
 import { readXattrs } from "../../../src/fs/transfer/xattr.ts";
+import { type Bundle, type Context, createRepo, openContext } from "../../../src/meta/index.ts";
 
 export const REPO = "birds";
 
@@ -239,6 +239,13 @@ export function fillWithEverything(root: string): void {
   ];
   for (const [name, ns] of times) setPathTimes(`${bytes}/${name}` as ByteString, ns);
   setPathTimes(bytes, 1_500_000_000_000_000_007n);
+}
+
+/** Fills a workplace's tree with small and large files in several directories, and an empty one. */
+export function fillWithSome(place: Workplace): void {
+  for (let n = 0; n < 60; n++) place.write(`d${n % 7}/f${n}`, pattern(20_000, n + 1));
+  for (let n = 0; n < 4; n++) place.write(`large${n}`, pattern(1_500_000, n + 1000));
+  mkdirSync(join(place.tree, "empty"));
 }
 
 /** Bytes without repetitions, the same for the same length. */

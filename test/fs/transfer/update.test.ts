@@ -2,18 +2,30 @@ import assert from "node:assert/strict";
 import { chmodSync, mkdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import {
+  type DiffEntry,
+  diffTree,
+  type UpdateOptions,
+  type UpdateResult,
+  updateTree,
+} from "../../../src/fs/transfer/index.ts";
 import type { Bundle } from "../../../src/meta/index.ts";
-import { type DiffEntry, diffTree, type UpdateOptions, type UpdateResult, updateTree } from "../../../src/fs/transfer/index.ts";
 import { assertSameTree, fillWithEverything, pattern, Workplace } from "./support.ts";
 
 async function diff(place: Workplace, bundle: Bundle, directory: string): Promise<DiffEntry[]> {
   const { cacheDirectory, stateFile } = place;
   const found: DiffEntry[] = [];
-  for await (const entry of diffTree(place.context, { bundle, directory, cacheDirectory, stateFile })) found.push(entry);
+  for await (const entry of diffTree(place.context, { bundle, directory, cacheDirectory, stateFile }))
+    found.push(entry);
   return found;
 }
 
-function update(place: Workplace, bundle: Bundle, directory: string, more: Partial<UpdateOptions> = {}): Promise<UpdateResult> {
+function update(
+  place: Workplace,
+  bundle: Bundle,
+  directory: string,
+  more: Partial<UpdateOptions> = {},
+): Promise<UpdateResult> {
   const { cacheDirectory, stateFile, context, warnings } = place;
   return updateTree(context, {
     bundle,

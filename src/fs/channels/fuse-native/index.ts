@@ -15,11 +15,12 @@
  * - It mounts over no directory that is a mount point itself.
  */
 
+import { constants } from "node:fs";
 import { access, stat } from "node:fs/promises";
 import { setTimeout } from "node:timers/promises";
 import { promisify } from "node:util";
 import { DiskCache } from "../../../cache/index.ts";
-import { DatamonError, ioError } from "../../../cas/index.ts";
+import { DatamonError, ioError, isErrno } from "../../../cas/index.ts";
 import { detach, isMounted, type MountPoint, mountedAt } from "../../mount-table.ts";
 import { openNamespace } from "../../namespace.ts";
 import type { Channel, ChannelOptions } from "../channel.ts";
@@ -93,21 +94,27 @@ async function explainMounting(directory: string, allowOther: boolean, error: Er
       cause: error,
     });
   }
-  const device = await access("/dev/fuse").then(
-    () => true,
-    () => process.platform !== "linux",
-  );
-  if (!device) {
+  const device =
+    process.platform === "linux"
+      ? await access("/dev/fuse", constants.R_OK | constants.W_OK).catch((why) => why)
+      : undefined;
+  if (isErrno(device, "ENOENT")) {
     return new DatamonError("unsupported", `cannot mount ${directory}: there is no /dev/fuse`, {
       hint: "Load the fuse kernel module (modprobe fuse); a container must be given the device.",
       cause: error,
+    });
+  }
+  if (device !== undefined) {
+    return new DatamonError("denied", `cannot mount ${directory}: /dev/fuse may not be opened`, {
+      hint: "Open it to everybody (chmod 666 /dev/fuse), or mount as root.",
+      cause: device,
     });
   }
   return new DatamonError("denied", `cannot mount ${directory}: ${error.message}`, {
     hint:
       allowOther && process.getuid?.() !== 0
         ? "--allow-other needs the line user_allow_other in /etc/fuse.conf."
-        : "Look at what libfuse printed above; without root, the fuse3 package must be installed.",
+        : "Without root, the fuse3 package must be installed and the directory be your own; in a container, root needs CAP_SYS_ADMIN.",
     cause: error,
   });
 }

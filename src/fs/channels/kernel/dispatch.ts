@@ -3,7 +3,7 @@
 import { type DiskCache, readLocal, type Segment } from "../../../cache/index.ts";
 import { type ByteString, toBuffer } from "../../../cas/index.ts";
 import { errnoOf, FsError } from "../../errno.ts";
-import type { Attr, Entry, Namespace, SetAttr } from "../../namespace.ts";
+import type { Attr, Namespace, SetAttr } from "../../namespace.ts";
 import { withoutSetId } from "../../overlay/contents.ts";
 import { negotiate, offers } from "./negotiate.ts";
 import { FIRST_ENTRY, Positions } from "./positions.ts";
@@ -267,6 +267,8 @@ export class Dispatcher {
     const ino = request.ino;
     const key = namespace.writable ? request.u64(0) : ino;
     let position = request.u64(8);
+    // A directory that changes is listed anew from its start; a snapshot's positions are good for all.
+    if (position === 0 && namespace.writable) this.#positions.forget(key);
     const limit = OUT_HEADER + Math.min(request.u32(16), MAX_IO);
     let at = OUT_HEADER;
     for (; position < FIRST_ENTRY; position++) {
@@ -279,19 +281,18 @@ export class Dispatcher {
     let after = this.#positions.seek(namespace, ino, key, position);
     if (after === "end") return at;
     const start = position + 1;
-    const sent: Entry[] = [];
+    const sent: ByteString[] = [];
     for (;;) {
       const room = Math.floor((limit - at) / direntSize(1, plus));
       if (room === 0) break;
       const entries = namespace.readdir(ino, after as ByteString | undefined, room);
       let taken = 0;
-      for (const entry of entries) {
-        const { name, attr } = entry;
+      for (const { name, attr } of entries) {
         if (at + direntSize(name.length, plus) > limit) break;
         position++;
         if (plus) at = reply.entry(at, attr);
         at = reply.dirent(at, attr.ino, position, name, attr.mode >> 12);
-        sent.push(entry);
+        sent.push(name);
         after = name;
         taken++;
       }

@@ -8,7 +8,7 @@
  */
 
 import type { ByteString } from "../../../cas/index.ts";
-import type { Entry, Namespace } from "../../namespace.ts";
+import type { Namespace } from "../../namespace.ts";
 
 /** Positions 1 and 2 are `.` and `..`; entries of the namespace follow. */
 export const FIRST_ENTRY = 2;
@@ -21,7 +21,8 @@ const COUNTING_STEP = 1024;
 class Listing {
   /** Position of a reply's last entry → its name; oldest first. */
   readonly ends = new Map<number, ByteString>();
-  newest: readonly Entry[] = [];
+  /** Names of the newest reply. Not its entries, which would keep much of what was ever listed in memory. */
+  newest: readonly ByteString[] = [];
   /** Position of the first of `newest`. */
   newestStart = 0;
 }
@@ -46,7 +47,7 @@ export class Positions {
     if (position <= FIRST_ENTRY) return undefined;
     const listing = this.#listings.get(key);
     if (listing !== undefined) {
-      const name = listing.ends.get(position) ?? listing.newest[position - listing.newestStart]?.name;
+      const name = listing.newest[position - listing.newestStart] ?? listing.ends.get(position);
       if (name !== undefined) return name;
     }
     let at = FIRST_ENTRY;
@@ -64,19 +65,19 @@ export class Positions {
     return after;
   }
 
-  /** Notes that `entries` were sent, the first of them at position `start`. */
-  note(key: number, start: number, entries: readonly Entry[]): void {
-    const last = entries.at(-1);
+  /** Notes that entries of these names were sent, the first of them at position `start`. */
+  note(key: number, start: number, names: readonly ByteString[]): void {
+    const last = names.at(-1);
     if (last === undefined) return;
     const listing = this.#listings.get(key) ?? new Listing();
     this.#listings.delete(key);
     this.#listings.set(key, listing);
     if (this.#listings.size > this.#most) this.#listings.delete(firstKey(this.#listings));
-    const end = start + entries.length - 1;
+    const end = start + names.length - 1;
     listing.ends.delete(end);
-    listing.ends.set(end, last.name);
+    listing.ends.set(end, last);
     if (listing.ends.size > MOST_REPLIES) listing.ends.delete(firstKey(listing.ends));
-    listing.newest = entries;
+    listing.newest = names;
     listing.newestStart = start;
   }
 

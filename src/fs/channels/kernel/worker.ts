@@ -69,11 +69,11 @@ function dispatcherOf(namespace: Namespace, cache: DiskCache): Dispatcher {
 
 /** Answers requests until the mount is gone or the main thread says stop. */
 function serve(fd: number, dispatcher: Dispatcher): void {
-  const { request, reply } = dispatcher;
+  const { buffer } = dispatcher.request;
   while (Atomics.load(task.state, STOPPING) === 0) {
     let length: number;
     try {
-      length = readSync(fd, request.buffer, 0, request.buffer.length, null);
+      length = readSync(fd, buffer, 0, buffer.length, null);
     } catch (error) {
       // The request went away before it was read, or a signal came.
       if (isErrno(error, "ENOENT", "EINTR", "EAGAIN")) continue;
@@ -83,17 +83,18 @@ function serve(fd: number, dispatcher: Dispatcher): void {
     const answer = dispatcher.handle(length);
     if (answer > 0) send(fd, dispatcher, answer);
   }
+}
 
-  function send(fd: number, dispatcher: Dispatcher, length: number): void {
-    try {
-      writeSync(fd, reply.buffer, 0, length);
-    } catch (error) {
-      // The reader gave up, or the mount is gone: nobody waits for the reply.
-      if (isErrno(error, "ENOENT", "ENODEV", "ECONNABORTED", "EPERM")) return;
-      tell({ kind: "error", request: `reply to ${request.opcode}`, subject: "", error: plain(error) });
-      if (length === OUT_HEADER) return;
-      send(fd, dispatcher, reply.header(request, OUT_HEADER, errnoOf(new FsError("EIO"))));
-    }
+function send(fd: number, dispatcher: Dispatcher, length: number): void {
+  const { request, reply } = dispatcher;
+  try {
+    writeSync(fd, reply.buffer, 0, length);
+  } catch (error) {
+    // The reader gave up, or the mount is gone: nobody waits for the reply.
+    if (isErrno(error, "ENOENT", "ENODEV", "ECONNABORTED", "EPERM")) return;
+    tell({ kind: "error", request: `reply to ${request.opcode}`, subject: "", error: plain(error) });
+    // Whoever asked waits until something is accepted.
+    if (length > OUT_HEADER) send(fd, dispatcher, reply.header(request, OUT_HEADER, errnoOf(new FsError("EIO"))));
   }
 }
 
