@@ -1,5 +1,5 @@
 import type { SingleBar } from "cli-progress";
-import { formatBytes, plural, say } from "./output.ts";
+import { formatBytes, formatCount, plural, say } from "./output.ts";
 
 /** How far a long operation has come. Totals are absent until they are known. */
 export interface ProgressState {
@@ -71,7 +71,7 @@ export class Progress {
     const rate = bytes / seconds;
     const of = (total: string | undefined) => (total === undefined ? "" : ` of ${total}`);
     const parts = [
-      `${this.#verb}: ${files.toLocaleString("en-US")}${of(totalFiles?.toLocaleString("en-US"))} files`,
+      `${this.#verb}: ${formatCount(files)}${of(totalFiles === undefined ? undefined : formatCount(totalFiles))} files`,
       `${formatBytes(bytes)}${of(totalBytes === undefined ? undefined : formatBytes(totalBytes))}`,
       `${formatBytes(Math.round(rate))}/s`,
     ];

@@ -5,7 +5,7 @@ import { closeSync, writeSync } from "node:fs";
 import { open, readFile } from "node:fs/promises";
 import type { Readable } from "node:stream";
 import { text } from "node:stream/consumers";
-import { z } from "zod";
+import * as z from "zod/mini";
 import { DatamonError } from "../cas/index.ts";
 import type { MountEvents, MountOutcome } from "./mount.ts";
 import {

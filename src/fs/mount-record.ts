@@ -6,7 +6,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { z } from "zod";
+import * as z from "zod/mini";
 import { DatamonError, type ErrorCode, ioError, isErrno, ObjectNotFoundError } from "../cas/index.ts";
 import { isRunning } from "./process-identity.ts";
 
@@ -15,7 +15,7 @@ export const failureSchema = z.object({
   kind: z.literal("failed"),
   code: z.custom<ErrorCode>((code) => typeof code === "string"),
   message: z.string(),
-  hint: z.string().optional(),
+  hint: z.optional(z.string()),
 });
 
 const outcomeSchema = z.discriminatedUnion("kind", [
@@ -31,24 +31,24 @@ const recordSchema = z.object({
   id: z.string(),
   repo: z.string(),
   /** The bundle that is shown, or the base of the changes; absent for a tree that started empty. */
-  bundle: z.string().optional(),
+  bundle: z.optional(z.string()),
   /** When that bundle was made, ISO 8601. */
-  bundleTime: z.string().optional(),
+  bundleTime: z.optional(z.string()),
   /** The label by which it was asked for. */
-  label: z.string().optional(),
+  label: z.optional(z.string()),
   mode: z.enum(["ro", "rw"]),
   /** Absolute, without symbolic links. */
   directory: z.string(),
   channel: z.enum(["kernel", "fuse-native"]),
-  daemon: z.object({ pid: z.number().int().positive(), started: z.string() }),
+  daemon: z.object({ pid: z.int().check(z.positive()), started: z.string() }),
   /** When the mount was made, ISO 8601. */
   since: z.string(),
   /** Id of the scratch that holds the changes of a writable mount. */
-  scratch: z.string().optional(),
+  scratch: z.optional(z.string()),
   cacheDirectory: z.string(),
   state: z.enum(["starting", "mounted", "committing", "ended"]),
   /** How it ended; there once the state is "ended". */
-  outcome: outcomeSchema.optional(),
+  outcome: z.optional(outcomeSchema),
 });
 
 /** How a mount ended. */

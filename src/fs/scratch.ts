@@ -9,7 +9,7 @@ import { existsSync } from "node:fs";
 import { mkdir, open, opendir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { parse, stringify } from "yaml";
-import { z } from "zod";
+import * as z from "zod/mini";
 import { DatamonError, ioError, isErrno } from "../cas/index.ts";
 import { countJournalChanges } from "./overlay/journal.ts";
 import { ScratchLock } from "./overlay/lock.ts";
@@ -24,18 +24,18 @@ const recordSchema = z.object({
   id: z.string(),
   repo: z.string(),
   /** What the changes start from; absent for a tree that started empty. */
-  base: z.object({ bundle: z.string(), catalog: z.string() }).optional(),
+  base: z.optional(z.object({ bundle: z.string(), catalog: z.string() })),
   /** Where it is or was mounted. */
   directory: z.string(),
   /** For the bundle to come. */
   message: z.string(),
-  label: z.string().optional(),
+  label: z.optional(z.string()),
   /** ISO 8601. */
   created: z.string(),
   /** The process that mounted it last. */
-  daemon: z.object({ pid: z.number().int().positive(), started: z.string() }),
+  daemon: z.object({ pid: z.int().check(z.positive()), started: z.string() }),
   /** Id of the bundle that a commit began to make of the present changes. */
-  committing: z.string().optional(),
+  committing: z.optional(z.string()),
 });
 
 /** scratch.yaml. */

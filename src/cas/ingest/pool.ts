@@ -105,7 +105,10 @@ export class ReaderPool {
     const slots = this.#slots;
     // This module and the thread's are both sources, or both compiled.
     const extension = import.meta.url.slice(import.meta.url.lastIndexOf("."));
-    const worker = new Worker(new URL(`./worker${extension}`, import.meta.url), { workerData: slots, resourceLimits: { maxYoungGenerationSizeMb: 8 } });
+    const worker = new Worker(new URL(`./worker${extension}`, import.meta.url), {
+      workerData: slots,
+      resourceLimits: { maxYoungGenerationSizeMb: 8 },
+    });
     const reader: Reader = { worker, job: undefined };
     worker.on("message", (message: ReadMessage) => {
       try {

@@ -179,10 +179,13 @@ export class Inodes {
   /** As `apply`, for changes that give space back: they are made on a full disk, too. */
   applyFreeing<T>(change: (edit: Edit) => T): T {
     try {
-      return this.apply(change);
-    } catch (error) {
-      if (errnoName(error) !== "ENOSPC" || !this.#reserve.release()) throw error;
-      return this.apply(change);
+      for (;;) {
+        try {
+          return this.apply(change);
+        } catch (error) {
+          if (errnoName(error) !== "ENOSPC" || !this.#reserve.release()) throw error;
+        }
+      }
     } finally {
       this.#reserve.hold();
     }
