@@ -15,6 +15,8 @@ export class Progress {
   readonly #started = performance.now();
   #bar: SingleBar | undefined;
   #state: ProgressState = { files: 0, bytes: 0 };
+  readonly #counting = new AbortController();
+  #totals: { totalFiles?: number; totalBytes?: number } = {};
 
   private constructor(verb: string, bar: SingleBar | undefined) {
     this.#verb = verb;
@@ -39,6 +41,18 @@ export class Progress {
     );
   }
 
+  /** Has the totals counted while the work goes on; only where there is a line that shows them. */
+  expect(count: (signal: AbortSignal) => Promise<{ files: number; bytes: number }>): void {
+    if (this.#bar === undefined) return;
+    count(this.#counting.signal).then(
+      ({ files, bytes }) => {
+        this.#totals = { totalFiles: files, totalBytes: bytes };
+      },
+      // Without totals the line shows less; what is wrong with the folder comes from the work itself.
+      () => undefined,
+    );
+  }
+
   /** Shows a new state; cheap enough to call for every file, since the bar redraws a few times a second. */
   update(state: ProgressState): void {
     this.#state = state;
@@ -54,6 +68,7 @@ export class Progress {
 
   /** Takes the line away. */
   stop(): void {
+    this.#counting.abort();
     this.#bar?.stop();
     this.#bar = undefined;
   }
@@ -66,7 +81,7 @@ export class Progress {
   }
 
   #line(): string {
-    const { files, bytes, totalFiles, totalBytes } = this.#state;
+    const { files, bytes, totalFiles, totalBytes } = { ...this.#totals, ...this.#state };
     const seconds = this.#seconds();
     const rate = bytes / seconds;
     const of = (total: string | undefined) => (total === undefined ? "" : ` of ${total}`);

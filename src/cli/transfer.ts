@@ -49,13 +49,14 @@ Examples:
   datamon bundle upload --repo birds --path ./birds --message "tables only" --name-filter '\\.csv$'`,
     )
     .action(async (options: UploadFlags & OutputOptions) => {
-      const { parseFileList, uploadTree } = await import("../fs/index.ts");
+      const { countTree, parseFileList, uploadTree } = await import("../fs/index.ts");
       const path = folderOf(options);
       const files = options.files === undefined ? undefined : parseFileList(await readListFile(options.files));
       const filter = filterOf(options);
       await checkNewLabel(options.label);
       const context = await openConfiguredContext();
       const progress = await Progress.start("Uploading");
+      if (filter === undefined && files === undefined) progress.expect((signal) => countTree(path, signal));
       try {
         const result = await uploadTree(context, {
           repo: options.repo,

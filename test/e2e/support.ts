@@ -27,6 +27,9 @@ export const LAUNCHER = join(CHECKOUT, "scripts", "datamon");
 /** A published dataset: some 70 files, 40 MB. */
 export const DATASET = join(CHECKOUT, "node_modules", "vega-datasets", "data");
 
+/** Compiled sources, which would otherwise be compiled anew for each new home directory: half the time of these tests. */
+const COMPILED = join(CHECKOUT, "node_modules", ".cache", "datamon-compiled");
+
 /** How a command ended and what it printed. */
 export interface Ended {
   /** Exit status; null where a signal ended it. */
@@ -66,7 +69,13 @@ export function run(args: readonly string[], options: RunOptions = {}): Promise<
 }
 
 function environmentOf({ home, env }: RunOptions): NodeJS.ProcessEnv {
-  return { PATH: process.env.PATH, TZ: "UTC", ...(home !== undefined && { HOME: home }), ...env };
+  return {
+    PATH: process.env.PATH,
+    TZ: "UTC",
+    NODE_COMPILE_CACHE: COMPILED,
+    ...(home !== undefined && { HOME: home }),
+    ...env,
+  };
 }
 
 /** A command that is still running. */

@@ -1,5 +1,6 @@
 /** Local trees: uploading, downloading, comparing and updating folders. */
 export { openBundleCatalog } from "./base-tree.ts";
+export { countTree } from "./count.ts";
 export { type DiffEntry, type DiffOptions, type DiffSide, diffBundles, diffTree } from "./diff.ts";
 export {
   type DownloadFileOptions,
