@@ -1,32 +1,56 @@
 import { randomBytes } from "node:crypto";
 import {
   closeSync,
+  constants,
+  fstatSync,
+  ftruncateSync,
   lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
+  readFileSync,
   renameSync,
   rmSync,
   statSync,
   unlinkSync,
   writeSync,
 } from "node:fs";
-import { writeFile } from "node:fs/promises";
+import { type FileHandle, open, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Hash, isErrno, isHash } from "../cas/index.ts";
+import { type Hash, isErrno } from "../cas/index.ts";
+import { decodePieces, encodePiece, type Piece } from "./piece-map.ts";
 
 /** Temporary files older than this belong to no living writer: writing one takes seconds at the most. */
 const LEFTOVER_AGE_MS = 10 * 60 * 1000;
 /** What sizes on disk are rounded up to where the file system has not been asked. */
 const DISK_BLOCK = 4096;
 const CATALOG = /^[0-9a-f]{64}\.sqlite$/;
+const CONTAINER = /^[0-9a-f]{64}(\.file)?$/;
+const PIECE_MAP = /^[0-9a-f]{64}\.map$/;
+
+/** A container's name: a blob's hash, or the hash of a large file's content and `.file`. */
+export type ContainerName = string;
+
+/** The name of the container in which the file with this content hash is assembled. */
+export function fileContainer(file: Hash): ContainerName {
+  return `${file}.file`;
+}
+
+/** True for the container of a file, as opposed to that of one blob. */
+export function isFileContainer(name: ContainerName): boolean {
+  return name.endsWith(".file");
+}
+
+export function isContainerName(name: string): boolean {
+  return CONTAINER.test(name);
+}
 
 /** A container as a walk over the directory finds it. */
 export interface FoundContainer {
-  readonly name: Hash;
+  readonly name: ContainerName;
   /** Length in bytes. */
   readonly length: number;
-  /** Bytes allocated on disk. */
+  /** Bytes allocated on disk; of a file's container with those of its map. */
   readonly allocated: number;
   /** Last modification, milliseconds since the epoch. */
   readonly modified: number;
@@ -34,8 +58,10 @@ export interface FoundContainer {
 
 /**
  * The files of a cache directory. A blob's container is `containers/<2 hex>/<64 hex>`, named by the
- * blob, and appears whole by a rename from `tmp/`. Nothing is synced to disk: what a power failure
- * tears is found out by its hash when it is first opened.
+ * blob, and appears whole by a rename from `tmp/`. The container of a large file is
+ * `containers/<2 hex>/<64 hex>.file`, named by the file's content hash, of the file's size from the
+ * start and with holes where blobs are missing; `<64 hex>.map` beside it notes the blobs that came.
+ * Nothing is synced to disk: what a power failure tears is found out by its hash when it is first opened.
  */
 export class ContainerFiles {
   readonly directory: string;
@@ -49,7 +75,7 @@ export class ContainerFiles {
     for (const name of ["containers", "tmp", "index"]) mkdirSync(join(this.directory, name), { recursive: true });
   }
 
-  pathOf(name: Hash): string {
+  pathOf(name: ContainerName): string {
     return join(this.directory, "containers", name.slice(0, 2), name);
   }
 
@@ -64,7 +90,7 @@ export class ContainerFiles {
   }
 
   /** The container's length in bytes, undefined where it is not there. */
-  lengthOf(name: Hash): number | undefined {
+  lengthOf(name: ContainerName): number | undefined {
     return statSync(this.pathOf(name), { throwIfNoEntry: false })?.size;
   }
 
@@ -122,9 +148,78 @@ export class ContainerFiles {
     }
   }
 
+  /** Writes a blob to its place in the container of a file of `size` bytes, which is made where it is not there. */
+  writePiece(name: ContainerName, size: number, piece: Piece, content: Buffer): void {
+    const fd = this.#openFile(name, size);
+    try {
+      for (let at = 0; at < content.length; ) {
+        at += writeSync(fd, content, at, content.length - at, piece.offset + at);
+      }
+    } finally {
+      closeSync(fd);
+    }
+    this.notePiece(name, piece);
+  }
+
+  /** The same without blocking this thread for the bytes. */
+  async writePieceAsync(name: ContainerName, size: number, piece: Piece, content: Buffer): Promise<void> {
+    closeSync(this.#openFile(name, size));
+    // Removed meanwhile, the bytes are lost and the piece is not found: its row leads to nothing.
+    const file: FileHandle = await open(this.pathOf(name), "r+");
+    try {
+      for (let at = 0; at < content.length; ) {
+        at += (await file.write(content, at, content.length - at, piece.offset + at)).bytesWritten;
+      }
+    } finally {
+      await file.close();
+    }
+    this.notePiece(name, piece);
+  }
+
+  /** Notes that a blob is in its place in a file's container. */
+  notePiece(name: ContainerName, piece: Piece): void {
+    const fd = openSync(mapOf(this.pathOf(name)), constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND, 0o666);
+    try {
+      writeSync(fd, encodePiece(piece));
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  /** The blobs that are noted to be in a file's container. */
+  piecesOf(name: ContainerName): Piece[] {
+    try {
+      return decodePieces(readFileSync(mapOf(this.pathOf(name))));
+    } catch (error) {
+      if (isErrno(error, "ENOENT")) return [];
+      throw error;
+    }
+  }
+
   /** Removes a container; open descriptors keep its bytes. */
-  remove(name: Hash): void {
+  remove(name: ContainerName): void {
     unlinkIfThere(this.pathOf(name));
+    if (isFileContainer(name)) unlinkIfThere(mapOf(this.pathOf(name)));
+  }
+
+  #openFile(name: ContainerName, size: number): number {
+    const path = this.pathOf(name);
+    const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
+    let fd: number;
+    try {
+      fd = openSync(path, flags, 0o666);
+    } catch (error) {
+      if (!isErrno(error, "ENOENT")) throw error;
+      mkdirSync(join(this.directory, "containers", name.slice(0, 2)), { recursive: true });
+      fd = openSync(path, flags, 0o666);
+    }
+    try {
+      if (fstatSync(fd).size !== size) ftruncateSync(fd, size);
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+    return fd;
   }
 
   /** Every container that is there, in no order. */
@@ -133,10 +228,11 @@ export class ContainerFiles {
     for (const prefix of namesIn(root)) {
       if (!/^[0-9a-f]{2}$/.test(prefix)) continue;
       for (const name of namesIn(join(root, prefix))) {
-        if (!isHash(name) || !name.startsWith(prefix)) continue;
+        if (!isContainerName(name) || !name.startsWith(prefix)) continue;
         const info = lstatSync(this.pathOf(name), { throwIfNoEntry: false });
-        if (info?.isFile())
-          yield { name, length: info.size, allocated: info.blocks * 512, modified: Math.floor(info.mtimeMs) };
+        if (!info?.isFile()) continue;
+        const map = isFileContainer(name) ? allocatedBytes(mapOf(this.pathOf(name))) : 0;
+        yield { name, length: info.size, allocated: info.blocks * 512 + map, modified: Math.floor(info.mtimeMs) };
       }
     }
   }
@@ -148,6 +244,7 @@ export class ContainerFiles {
       this.remove(name);
       freed += allocated;
     }
+    this.#removeLoneMaps();
     return freed;
   }
 
@@ -182,6 +279,18 @@ export class ContainerFiles {
     }
   }
 
+  /** Removes the maps whose containers are gone: of writers that were overtaken by an eviction. */
+  #removeLoneMaps(): void {
+    const root = join(this.directory, "containers");
+    for (const prefix of namesIn(root)) {
+      for (const name of namesIn(join(root, prefix))) {
+        if (!PIECE_MAP.test(name)) continue;
+        const path = join(root, prefix, name);
+        if (lstatSync(path.replace(/map$/, "file"), { throwIfNoEntry: false }) === undefined) unlinkIfThere(path);
+      }
+    }
+  }
+
   *#catalogPaths(): Generator<string> {
     const root = join(this.directory, "catalogs");
     for (const name of namesIn(root)) if (CATALOG.test(name)) yield join(root, name);
@@ -190,6 +299,16 @@ export class ContainerFiles {
   #temporary(): string {
     return join(this.directory, "tmp", randomBytes(16).toString("hex"));
   }
+}
+
+/** Path of the map that belongs to the file container at `path`. */
+function mapOf(path: string): string {
+  return path.replace(/file$/, "map");
+}
+
+/** The bytes that `length` bytes from `start` of a file take on disk. */
+export function pieceOnDisk(start: number, length: number): number {
+  return onDisk(start + length) - Math.floor(start / DISK_BLOCK) * DISK_BLOCK;
 }
 
 /** The bytes that a file of `length` bytes takes on disk. */

@@ -1,7 +1,9 @@
-import { readSync, statfsSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, readFileSync, readSync, statfsSync } from "node:fs";
 import { DatamonError, faultPoint, type Hash, ioError } from "../cas/index.ts";
-import { ContainerFiles, onDisk } from "./containers.ts";
+import { ContainerFiles, type ContainerName, fileContainer, onDisk, pieceOnDisk } from "./containers.ts";
 import { IndexFile, isIndexDamage } from "./index-file.ts";
+import type { Piece } from "./piece-map.ts";
+import type { Home } from "./plan.ts";
 import type { Reservation, ResidencyIndex } from "./residency.ts";
 import { type Resident, VerifiedContainers, type VerifiedSlice } from "./verified.ts";
 
@@ -19,12 +21,26 @@ const MAINTENANCE_MS = 5000;
 const TYPICAL_CONTAINER = 4 * MIB;
 const MIN_DESCRIPTORS = 8;
 const MAX_DESCRIPTORS = 256;
+/** A file is assembled in one container where it is no more than this part of the limit: it is evicted as one. */
+const LARGEST_SHARE = 0.5;
 
 export interface DiskCacheOptions {
   /** Bytes that containers may take on disk; by default the smaller of 50 GiB and half of free space and cache together. */
   readonly sizeLimit?: number;
   /** Told once when the cache stops accepting content; it goes on serving what it has. */
   onDegraded?(reason: string): void;
+}
+
+/** Bytes on disk that are counted for the map of a file's container: one block has the notes of 85 blobs. */
+const MAP_SIZE = 4096;
+
+/** A blob with its place in the container of its file. */
+interface Placed extends Piece {
+  readonly name: ContainerName;
+  /** Of the file, in bytes. */
+  readonly size: number;
+  /** Bytes that it takes there. */
+  readonly onDisk: number;
 }
 
 export interface CacheStatus {
@@ -69,7 +85,7 @@ export class DiskCache {
   readonly #onDegraded: ((reason: string) => void) | undefined;
   readonly #timer: NodeJS.Timeout;
   /** Last uses that the index has not been told yet. */
-  readonly #uses = new Map<Hash, number>();
+  readonly #uses = new Map<ContainerName, number>();
   #index: IndexFile | undefined;
   #closed = false;
   #lastMaintenance = Date.now();
@@ -123,7 +139,8 @@ export class DiskCache {
 
   /** True where the blob seems to be resident; its bytes are not looked at. */
   has(hash: Hash): boolean {
-    return this.#containers.has(hash) || this.#files.lengthOf(hash) !== undefined;
+    if (this.#containers.has(hash) || this.#files.lengthOf(hash) !== undefined) return true;
+    return (this.#ask((index) => index.find(hash)) ?? []).length > 0;
   }
 
   /**
@@ -146,10 +163,23 @@ export class DiskCache {
   }
 
   /**
-   * Keeps a blob's decoded bytes, which the caller has verified. False where they could not be kept:
-   * larger than the limit, or the directory does not take them; then nothing is tried for 30 seconds.
+   * Keeps a blob's decoded bytes, which the caller has verified: with a `home` in the container of
+   * that file, or in one of its own. False where they could not be kept: larger than the limit, or
+   * the directory does not take them; then nothing is tried for 30 seconds.
    */
-  insert(hash: Hash, content: Buffer): boolean {
+  insert(hash: Hash, content: Buffer, home?: Home): boolean {
+    const piece = this.#pieceOf(hash, content, home);
+    if (piece !== undefined) {
+      const admitted = this.#attempt(() => this.#admitPiece(piece));
+      if (admitted !== "admitted") return admitted === "resident";
+      return this.#settlePiece(
+        piece,
+        this.#attempt(() => {
+          this.#files.writePiece(piece.name, piece.size, piece, content);
+          return this.#publishPiece(piece);
+        }),
+      );
+    }
     const place = this.#attempt(() => this.#admit(hash, content.length)) ?? "refused";
     if (typeof place === "string") return place === "resident";
     return this.#settle(
@@ -159,7 +189,9 @@ export class DiskCache {
   }
 
   /** The same, with the bytes written by another thread meanwhile. */
-  async insertAsync(hash: Hash, content: Buffer): Promise<boolean> {
+  async insertAsync(hash: Hash, content: Buffer, home?: Home): Promise<boolean> {
+    const piece = this.#pieceOf(hash, content, home);
+    if (piece !== undefined) return await this.#insertPiece(piece, content);
     const place = this.#attempt(() => this.#admit(hash, content.length)) ?? "refused";
     if (typeof place === "string") return place === "resident";
     const temporary = await this.#files.writeTemporaryAsync(content).catch((error: unknown) => {
@@ -170,6 +202,63 @@ export class DiskCache {
     const published = this.#attempt(() => this.#publish(hash, content.length, temporary));
     if (!published) this.#files.removeTemporary(temporary);
     return this.#settle(published, place);
+  }
+
+  /**
+   * A new descriptor, for the caller to close, of the container of a file that is whole and was
+   * verified blob by blob since it last changed, as far as its times and size tell; undefined where
+   * there is none.
+   */
+  openWhole(file: Hash): number | undefined {
+    const name = fileContainer(file);
+    const stamp = this.#ask((index) => index.stamp(name));
+    if (stamp === undefined) return undefined;
+    const fd = this.#openFile(name);
+    if (fd === undefined) return undefined;
+    if (stampOf(fd) === stamp) {
+      this.#uses.set(name, Date.now());
+      return fd;
+    }
+    closeSync(fd);
+    return undefined;
+  }
+
+  /** The same, whole or not, and verified or not. */
+  openPartial(file: Hash): number | undefined {
+    return this.#openFile(fileContainer(file));
+  }
+
+  /** The blobs that are in a file's container, as the index has it. */
+  piecesOf(file: Hash): Piece[] {
+    return this.#ask((index) => index.pieces(fileContainer(file))) ?? [];
+  }
+
+  /** Notes that the container of `file` behind the descriptor is whole and was verified while its stamp was `stamp`. */
+  setWhole(file: Hash, fd: number, stamp: string): boolean {
+    if (stampOf(fd) !== stamp) return false;
+    const size = fstatSync(fd).blocks * 512 + MAP_SIZE;
+    return this.#attempt(() => this.#write((index) => index.setStamp(fileContainer(file), stamp, size))) !== undefined;
+  }
+
+  /** Copies a blob that is resident elsewhere to its place in a file's container, and removes the container that held it alone. */
+  async moveHome(hash: Hash, home: Home): Promise<boolean> {
+    const content = this.load(hash);
+    const piece = content && this.#pieceOf(hash, content, home);
+    if (content === undefined || piece === undefined || !(await this.#insertPiece(piece, content, true))) return false;
+    if (this.#files.lengthOf(hash) !== undefined) {
+      this.#attempt(() => {
+        this.#containers.drop(hash);
+        this.#files.remove(hash);
+        this.#write((index) => index.remove(index.find(hash).filter(({ name }) => name === hash)));
+      });
+    }
+    return true;
+  }
+
+  /** A blob found to be wrong in a file's container. */
+  dropPiece(file: Hash, { blob, offset }: Piece): void {
+    this.stats.damaged++;
+    this.#attempt(() => this.#write((index) => index.removePiece(fileContainer(file), blob, offset)));
   }
 
   /** What is in the cache, by all processes. */
@@ -237,14 +326,22 @@ export class DiskCache {
   /** Looks in the index, or else, since a blob's container has the blob's name, for the container itself. */
   #lookUp(hash: Hash, now: number): VerifiedSlice | undefined {
     if (this.#closed) return undefined;
-    const row = this.#ask((index) => index.find(hash));
-    const opened = this.#containers.open(hash, row?.name ?? hash, row?.offset ?? 0, row?.length);
+    const rows = this.#ask((index) => index.find(hash)) ?? [];
+    for (const row of rows) {
+      if (row.name === hash) continue;
+      const opened = this.#containers.open(hash, row.name, row.offset, row.length);
+      if (typeof opened !== "string") return opened;
+      if (opened === "damaged") this.#discard(hash);
+      else if (this.#files.lengthOf(row.name) === undefined) this.#forget(row.name, hash);
+    }
+    const row = rows.find(({ name }) => name === hash);
+    const opened = this.#containers.open(hash, hash, 0, row?.length);
     if (opened === "damaged") {
       this.#discard(hash);
       return undefined;
     }
     if (opened === "absent") {
-      if (row?.complete === 1 && this.#files.lengthOf(row.name) === undefined) this.#forget(hash);
+      if (row?.complete === 1 && this.#files.lengthOf(hash) === undefined) this.#forget(hash, hash);
       return undefined;
     }
     if (row?.complete !== 1 && this.#index?.writable) {
@@ -264,22 +361,86 @@ export class DiskCache {
     }
   }
 
-  /** Removes a container whose bytes are wrong, so that the blob is fetched again. */
+  /** Removes what has the wrong bytes, so that the blob is fetched again. */
   #discard(hash: Hash): void {
     this.stats.damaged++;
-    this.#attempt(() => this.#containers.discard(hash));
-    this.#forget(hash);
+    const name = this.#containers.nameOf(hash) ?? hash;
+    const place = this.#attempt(() => this.#containers.discard(hash));
+    if (place === undefined) this.#forget(name, hash);
+    else if (this.#index?.writable) {
+      this.#attempt(() => this.#write((index) => index.removePiece(place.name, hash, place.offset)));
+    }
   }
 
   /** Removes the row of a container whose file is gone. */
-  #forget(hash: Hash): void {
+  #forget(name: ContainerName, hash: Hash): void {
     if (!this.#index?.writable) return;
-    this.#attempt(() =>
-      this.#write((index) => {
-        const row = index.find(hash);
-        if (row !== undefined) index.remove([row]);
-      }),
-    );
+    this.#attempt(() => this.#write((index) => index.remove(index.find(hash).filter((row) => row.name === name))));
+  }
+
+  /** Where a blob goes in the container of its file; undefined where it is to have a container of its own. */
+  #pieceOf(blob: Hash, content: Buffer, home: Home | undefined): Placed | undefined {
+    if (home === undefined || home.size > this.limit * LARGEST_SHARE) return undefined;
+    const { file, size, start: offset, length } = home;
+    if (content.length !== length || offset + length > size) return undefined;
+    return { name: fileContainer(file), size, blob, offset, length, onDisk: pieceOnDisk(offset, length) };
+  }
+
+  async #insertPiece(piece: Placed, content: Buffer, copy = false): Promise<boolean> {
+    const admitted = this.#attempt(() => this.#admitPiece(piece, copy));
+    if (admitted !== "admitted") return admitted === "resident";
+    let written = true;
+    await this.#files.writePieceAsync(piece.name, piece.size, piece, content).catch((error: unknown) => {
+      this.#degrade(error);
+      written = false;
+    });
+    return this.#settlePiece(piece, written ? this.#attempt(() => this.#publishPiece(piece)) : undefined);
+  }
+
+  /** Makes room for a piece and counts it, unless it is there, or anywhere else where no `copy` is wanted. */
+  #admitPiece(piece: Placed, copy = false): "resident" | "admitted" {
+    const { name, blob, offset } = piece;
+    const rows = this.#write((index) => index.find(blob));
+    const resident = copy
+      ? rows.some((row) => row.name === name && row.offset === offset)
+      : this.#files.lengthOf(blob) !== undefined ||
+        rows.some((row) => row.name !== blob && this.#files.lengthOf(row.name) !== undefined);
+    if (resident) return "resident";
+    const isNew = this.#files.lengthOf(name) === undefined;
+    this.#write((index) => index.grow(name, piece.onDisk + (isNew ? MAP_SIZE : 0), Date.now()));
+    faultPoint("cache", "reserved");
+    this.#makeRoom(name);
+    return "admitted";
+  }
+
+  #publishPiece(piece: Placed): true {
+    faultPoint("cache", "written");
+    this.#write((index) => index.addPiece(piece.name, piece, piece.onDisk));
+    this.stats.inserted++;
+    return true;
+  }
+
+  #settlePiece(piece: Placed, published: true | undefined): boolean {
+    if (published) {
+      this.#degraded = undefined;
+      return true;
+    }
+    try {
+      this.#index?.rows.shrink(piece.name, piece.onDisk);
+    } catch {
+      // It counts for too much until it is evicted.
+    }
+    return false;
+  }
+
+  #openFile(name: ContainerName): number | undefined {
+    try {
+      const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK;
+      return openSync(this.#files.pathOf(name), flags);
+    } catch (error) {
+      if (!isTrouble(error)) throw error;
+      return undefined;
+    }
   }
 
   /** Makes room for a new container and counts it, or says why not. */
@@ -320,7 +481,7 @@ export class DiskCache {
   }
 
   /** Evicts until the containers, with the one reserved, are within the limit. */
-  #makeRoom(reserved: Hash): void {
+  #makeRoom(reserved: ContainerName): void {
     for (;;) {
       const excess = this.#write((index) => index.bytes()) - this.limit;
       if (excess <= 0) return;
@@ -393,6 +554,18 @@ export class DiskCache {
     const counted = this.#ask((index) => index.bytes());
     return counted ?? [...this.#files.list()].reduce((sum, { allocated }) => sum + allocated, 0);
   }
+}
+
+let bootId: string | undefined;
+
+/**
+ * What a file is known by while it does not change: the machine's run, inode, size and times. A stamp
+ * ends with the run, since what was not yet on the disk when the machine stopped may be missing.
+ */
+export function stampOf(fd: number): string {
+  bootId ??= readFileSync("/proc/sys/kernel/random/boot_id", "latin1").trim();
+  const { dev, ino, size, mtimeNs, ctimeNs } = fstatSync(fd, { bigint: true });
+  return [bootId, dev, ino, size, mtimeNs, ctimeNs].join(":");
 }
 
 /** True for failures of the operating system and of SQLite, as opposed to mistakes in the program. */

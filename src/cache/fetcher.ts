@@ -2,7 +2,8 @@ import { LRUCache } from "lru-cache";
 import PQueue from "p-queue";
 import { type BlobStore, DatamonError, type Hash, MAX_BLOB_SIZE } from "../cas/index.ts";
 import { beyondBlob, type DiskCache } from "./disk-cache.ts";
-import { readSegment, type Segment } from "./plan.ts";
+import { type Home, readSegment, type Segment } from "./plan.ts";
+import { WholeFiles } from "./whole-files.ts";
 
 const MIB = 1024 * 1024;
 /** Decoded blobs in memory; on disk they are one pread away, so this serves what has just come. */
@@ -33,6 +34,12 @@ export interface FetcherStats {
   bytesFetched: number;
 }
 
+/** A blob that is likely to be wanted. */
+export interface Ahead {
+  readonly blob: Hash;
+  readonly home?: Home | undefined;
+}
+
 interface Fetch {
   readonly content: Promise<Buffer>;
   /** Settles when nothing is left to do, whatever came of it. */
@@ -57,6 +64,8 @@ export class Fetcher {
     failures: 0,
     bytesFetched: 0,
   };
+  /** Large files that are to become whole in the disk cache; undefined without one. */
+  readonly files: WholeFiles | undefined;
   readonly #blobs: BlobStore;
   readonly #cache: DiskCache | undefined;
   readonly #memory: LRUCache<Hash, Buffer>;
@@ -71,6 +80,7 @@ export class Fetcher {
   constructor(blobs: BlobStore, cache: DiskCache | undefined, options: FetcherOptions = {}) {
     this.#blobs = blobs;
     this.#cache = cache;
+    this.files = cache && new WholeFiles(cache);
     this.#memoryLimit = options.memoryLimit ?? MEMORY_LIMIT;
     const maxSize = Math.max(this.#memoryLimit, 1);
     this.#memory = new LRUCache({ maxSize, sizeCalculation: (content) => content.length || 1 });
@@ -95,20 +105,25 @@ export class Fetcher {
    * the memory has room for, so that none is gone before its turn, and as there is room for beside
    * other prefetches. The rest is left out, and so is what is here already. Never fails.
    */
-  prefetch(hashes: Iterable<Hash>): void {
+  prefetch(blobs: Iterable<Ahead>): void {
     let room = this.#memoryLimit / 2;
-    for (const hash of hashes) {
-      if (this.#cache?.has(hash)) continue;
+    for (const { blob, home } of blobs) {
+      if (this.#cache?.has(blob)) continue;
       room -= this.#typicalSize;
       if (room < 0) return;
-      if (this.#memory.has(hash) || this.#fetches.has(hash)) continue;
+      if (this.#memory.has(blob) || this.#fetches.has(blob)) continue;
       if (this.#prefetching >= PREFETCHES) return;
       this.#prefetching++;
       this.stats.prefetches++;
-      const { content, done } = this.#start(hash, AHEAD);
+      const { content, done } = this.#start(blob, AHEAD, home);
       content.catch(() => {});
       done.then(() => this.#prefetching--);
     }
+  }
+
+  /** True where the blob seems to be in memory or on this machine's disk. */
+  isHere(blob: Hash): boolean {
+    return this.#memory.has(blob) || this.#cache?.has(blob) === true;
   }
 
   /**
@@ -129,6 +144,7 @@ export class Fetcher {
   /** Waits until all that was fetched has reached the disk cache. */
   async settled(): Promise<void> {
     await this.#queue.onIdle();
+    await this.files?.settled();
   }
 
   /** Gives up what has not started, with the error "interrupted", and waits for the rest. */
@@ -139,6 +155,7 @@ export class Fetcher {
         fetch.fail(new DatamonError("interrupted", `blob ${hash} is not fetched: the reader is closing`));
     }
     await this.settled();
+    await this.files?.close();
   }
 
   async #readPart(segment: Segment, target: Buffer, at: number): Promise<void> {
@@ -153,20 +170,20 @@ export class Fetcher {
     } else if (readSegment(segment, this.#cache, target, at)) {
       this.stats.diskHits++;
     } else {
-      copyPart(await this.#demand(segment.blob), segment, target, at);
+      copyPart(await this.#demand(segment.blob, segment.home), segment, target, at);
     }
   }
 
-  #demand(hash: Hash): Promise<Buffer> {
+  #demand(hash: Hash, home?: Home): Promise<Buffer> {
     this.stats.storeHits++;
     const under = this.#fetches.get(hash);
-    if (under === undefined) return this.#start(hash, DEMAND).content;
+    if (under === undefined) return this.#start(hash, DEMAND, home).content;
     if (!under.demanded && !under.started) this.#queue.setPriority(hash, DEMAND);
     under.demanded = true;
     return under.content;
   }
 
-  #start(hash: Hash, priority: number): Fetch {
+  #start(hash: Hash, priority: number, home: Home | undefined): Fetch {
     const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
     const arrived = (content: Buffer): void => {
       this.stats.fetches++;
@@ -188,7 +205,7 @@ export class Fetcher {
       const content = await this.#blobs.get(hash);
       arrived(content);
       // Still in the queue's hands, so that a slow disk holds back fetching instead of filling memory.
-      await this.#cache?.insertAsync(hash, content);
+      if ((await this.#cache?.insertAsync(hash, content, home)) && home !== undefined) this.files?.arrived(home);
     };
     fetch.done = this.#queue.add(task, { priority, id: hash }).catch((error: unknown) => {
       this.stats.failures++;

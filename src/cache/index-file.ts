@@ -3,12 +3,12 @@ import { readdirSync, readlinkSync, renameSync, rmSync, statSync, symlinkSync } 
 import { basename, join } from "node:path";
 import Database from "better-sqlite3";
 import { isErrno } from "../cas/index.ts";
-import type { ContainerFiles } from "./containers.ts";
+import { type ContainerFiles, isFileContainer } from "./containers.ts";
 import { IndexDamage, ResidencyIndex, SCHEMA } from "./residency.ts";
 
 /** "dmci" */
 const APPLICATION_ID = 0x646d6369;
-const VERSION = 1;
+const VERSION = 2;
 /** How long a write waits for another process's, in milliseconds; each holds the lock for microseconds. */
 const BUSY_MS = 5000;
 /** Index files older than this that nothing points to belong to no rebuild under way. */
@@ -87,11 +87,12 @@ export class IndexFile {
       for (const statement of SCHEMA) database.exec(statement);
       database.exec("INSERT INTO total VALUES (1, 0)");
       const index = new IndexFile(database, files, target, true);
-      index.rows.addMissing([...files.list()]);
+      const piecesOf = (name: string) => (isFileContainer(name) ? files.piecesOf(name) : undefined);
+      index.rows.addMissing([...files.list()], piecesOf);
       const link = join(files.directory, "tmp", randomBytes(16).toString("hex"));
       symlinkSync(join("index", target), link);
       renameSync(link, pointer);
-      index.rows.addMissing([...files.list()]);
+      index.rows.addMissing([...files.list()], piecesOf);
       if (previous !== undefined) removeIndexFile(files, previous);
       removeOld(files, target);
       return index;

@@ -1,5 +1,7 @@
 /** Blobs near the reader: memory, disk and the fetches between. */
 export { type CacheStatus, DiskCache, type DiskCacheOptions, type DiskCacheStats } from "./disk-cache.ts";
-export { Fetcher, type FetcherOptions, type FetcherStats } from "./fetcher.ts";
-export { readLocal, type Segment } from "./plan.ts";
+export { type Ahead, Fetcher, type FetcherOptions, type FetcherStats } from "./fetcher.ts";
+export type { Piece } from "./piece-map.ts";
+export { type Home, readLocal, type Segment, WHOLE_FILE } from "./plan.ts";
 export type { Resident } from "./verified.ts";
+export type { FileLayout, WholeFiles } from "./whole-files.ts";

@@ -2,13 +2,32 @@ import { readSync } from "node:fs";
 import { type Hash, ioError } from "../cas/index.ts";
 import type { DiskCache } from "./disk-cache.ts";
 
+/** From this size on (in bytes) a file is assembled in one container of the disk cache. */
+export const WHOLE_FILE = 8 * 1024 * 1024;
+
+/** Where a whole blob belongs in a large file: its `length` bytes are those from `start` of the file. */
+export interface Home {
+  /** Content hash of the file. */
+  readonly file: Hash;
+  /** Of the file, in bytes. */
+  readonly size: number;
+  readonly start: number;
+  readonly length: number;
+}
+
 /** A run of a file's bytes, and where they are. A plan is a list of them, one after the other. */
 export type Segment =
   /** In an open local file. Bytes beyond its end are zeros. */
   | { readonly kind: "file"; readonly fd: number; readonly offset: number; readonly length: number }
   | { readonly kind: "zeros"; readonly length: number }
-  /** In a blob, which may or may not be resident. */
-  | { readonly kind: "blob"; readonly blob: Hash; readonly offset: number; readonly length: number };
+  /** In a blob, which may or may not be resident; `home` is for the blobs of files of `WHOLE_FILE` bytes or more. */
+  | {
+      readonly kind: "blob";
+      readonly blob: Hash;
+      readonly offset: number;
+      readonly length: number;
+      readonly home?: Home | undefined;
+    };
 
 /**
  * Executes a plan at once, in this thread: fills `target`, which is at least as long as the plan, and

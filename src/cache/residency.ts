@@ -1,31 +1,33 @@
 import type { Database, Statement, Transaction } from "better-sqlite3";
-import { type Hash, isHash } from "../cas/index.ts";
-import type { FoundContainer } from "./containers.ts";
+import type { Hash } from "../cas/index.ts";
+import { type ContainerName, type FoundContainer, isContainerName } from "./containers.ts";
+import type { Piece } from "./piece-map.ts";
 
 /** The statements that make an empty index. */
 export const SCHEMA: readonly string[] = [
-  "CREATE TABLE container(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, last_use INTEGER NOT NULL, complete INTEGER NOT NULL) STRICT",
-  "CREATE TABLE resident(blob BLOB PRIMARY KEY, container INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+  "CREATE TABLE container(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, last_use INTEGER NOT NULL, complete INTEGER NOT NULL, stamp TEXT) STRICT",
+  "CREATE TABLE resident(blob BLOB NOT NULL, container INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL, PRIMARY KEY(blob, container, offset)) STRICT, WITHOUT ROWID",
   "CREATE TABLE total(id INTEGER PRIMARY KEY CHECK (id = 1), bytes INTEGER NOT NULL) STRICT",
   "CREATE INDEX container_use ON container(last_use)",
   "CREATE INDEX resident_container ON resident(container)",
   "CREATE TRIGGER container_added AFTER INSERT ON container BEGIN UPDATE total SET bytes = bytes + new.size; END",
   "CREATE TRIGGER container_removed AFTER DELETE ON container BEGIN UPDATE total SET bytes = bytes - old.size; END",
+  "CREATE TRIGGER container_resized AFTER UPDATE OF size ON container BEGIN UPDATE total SET bytes = bytes + new.size - old.size; END",
 ];
 
 /** Where a blob lies, as the index says. */
 export interface ResidentRow {
-  readonly name: Hash;
+  readonly name: ContainerName;
   readonly offset: number;
   readonly length: number;
   readonly lastUse: number;
-  /** 0 while the file is being written. */
+  /** 0 while the container is being written; of a file's container, until it is whole and verified. */
   readonly complete: number;
 }
 
 /** A container's row as it was seen; it is removed only while `lastUse` says that nobody used it since. */
 export interface Seen {
-  readonly name: Hash;
+  readonly name: ContainerName;
   readonly lastUse: number;
 }
 
@@ -51,20 +53,37 @@ export class ResidencyIndex {
   readonly #find: Statement<[Buffer], ResidentRow>;
   readonly #bytes: Statement<[], number>;
   readonly #count: Statement<[], number>;
-  readonly #oldest: Statement<[Hash], Sized>;
+  readonly #oldest: Statement<[ContainerName], Sized>;
+  readonly #pieces: Statement<[ContainerName], { blob: Hash; offset: number; length: number }>;
+  readonly #stamp: Statement<[ContainerName], string | null>;
+  readonly #setStamp: Statement<[string | null, 0 | 1, ContainerName]>;
+  readonly #setSize: Statement<[number, ContainerName]>;
   readonly #reserve: Transaction<(name: Hash, length: number, size: number, now: number, complete: 0 | 1) => number>;
+  readonly #grow: Transaction<(name: ContainerName, size: number, now: number) => void>;
+  readonly #shrink: Statement<[number, ContainerName]>;
+  readonly #addPieces: Transaction<(name: ContainerName, pieces: Iterable<Piece>, size: number) => void>;
+  readonly #removePiece: Transaction<(name: ContainerName, blob: Hash, offset: number) => void>;
   readonly #remove: Transaction<(seen: Iterable<Seen>) => void>;
-  readonly #touch: Transaction<(uses: Iterable<[Hash, number]>) => void>;
+  readonly #touch: Transaction<(uses: Iterable<[ContainerName, number]>) => void>;
 
   /** The rows of an open database that has the schema. */
   constructor(database: Database) {
     this.#database = database;
     this.#find = database.prepare(
       `SELECT name, offset, length, last_use AS lastUse, complete
-       FROM resident JOIN container ON container.id = resident.container WHERE blob = ?`,
+       FROM resident JOIN container ON container.id = resident.container WHERE blob = ? ORDER BY complete DESC`,
     );
+    this.#pieces = database.prepare(
+      `SELECT lower(hex(blob)) AS blob, offset, length
+       FROM resident WHERE container = (SELECT id FROM container WHERE name = ?)`,
+    );
+    this.#stamp = database
+      .prepare<[ContainerName], string | null>("SELECT stamp FROM container WHERE name = ?")
+      .pluck();
+    this.#setStamp = database.prepare("UPDATE container SET stamp = ?, complete = ? WHERE name = ?");
+    this.#setSize = database.prepare("UPDATE container SET size = ? WHERE name = ?");
     this.#bytes = database.prepare<[], number>("SELECT bytes FROM total").pluck();
-    this.#count = database.prepare<[], number>("SELECT count(*) FROM container WHERE complete = 1").pluck();
+    this.#count = database.prepare<[], number>("SELECT count(*) FROM container WHERE complete = 1 OR name LIKE '%.file'").pluck();
     this.#oldest = database.prepare(
       "SELECT name, size, last_use AS lastUse FROM container WHERE name <> ? ORDER BY last_use",
     );
@@ -76,7 +95,7 @@ export class ResidencyIndex {
     );
     const addResident = database.prepare<[Buffer, number, number]>(
       `INSERT INTO resident(blob, container, offset, length) VALUES (?, ?, 0, ?)
-       ON CONFLICT(blob) DO UPDATE SET container = excluded.container, offset = 0, length = excluded.length`,
+       ON CONFLICT(blob, container, offset) DO UPDATE SET length = excluded.length`,
     );
     this.#reserve = database.transaction((name, length, size, now, complete) => {
       const { id, lastUse } = addContainer.get(name, size, now, complete)!;
@@ -84,8 +103,40 @@ export class ResidencyIndex {
       return lastUse;
     });
 
+    const growContainer = database.prepare<[ContainerName, number, number]>(
+      `INSERT INTO container(name, size, last_use, complete) VALUES (?, ?, ?, 0)
+       ON CONFLICT(name) DO UPDATE SET last_use = max(excluded.last_use, last_use + 1), size = size + excluded.size`,
+    );
+    this.#grow = database.transaction((name, size, now) => {
+      growContainer.run(name, size, now);
+    });
+    const idOf = database.prepare<[ContainerName], number>("SELECT id FROM container WHERE name = ?").pluck();
+    const addPiece = database.prepare<[Buffer, number, number, number]>(
+      `INSERT INTO resident(blob, container, offset, length) VALUES (?, ?, ?, ?)
+       ON CONFLICT(blob, container, offset) DO NOTHING`,
+    );
+    this.#shrink = database.prepare("UPDATE container SET size = max(0, size - ?) WHERE name = ?");
+    this.#addPieces = database.transaction((name, pieces, size) => {
+      const id = idOf.get(name);
+      if (id === undefined) return;
+      for (const { blob, offset, length } of pieces) {
+        const { changes } = addPiece.run(Buffer.from(blob, "hex"), id, offset, length);
+        // Somebody else has written and counted it meanwhile.
+        if (changes === 0) this.#shrink.run(size, name);
+      }
+    });
+    const dropPiece = database.prepare<[Buffer, number, number]>(
+      "DELETE FROM resident WHERE blob = ? AND container = ? AND offset = ?",
+    );
+    this.#removePiece = database.transaction((name, blob, offset) => {
+      const id = idOf.get(name);
+      if (id !== undefined && dropPiece.run(Buffer.from(blob, "hex"), id, offset).changes > 0) {
+        this.#setStamp.run(null, 0, name);
+      }
+    });
+
     const removeContainer = database
-      .prepare<[Hash, number], number>("DELETE FROM container WHERE name = ? AND last_use = ? RETURNING id")
+      .prepare<[ContainerName, number], number>("DELETE FROM container WHERE name = ? AND last_use = ? RETURNING id")
       .pluck();
     const removeResidents = database.prepare<[number]>("DELETE FROM resident WHERE container = ?");
     this.#remove = database.transaction((seen) => {
@@ -95,7 +146,7 @@ export class ResidencyIndex {
       }
     });
 
-    const use = database.prepare<[number, Hash, number]>(
+    const use = database.prepare<[number, ContainerName, number]>(
       "UPDATE container SET last_use = ? WHERE name = ? AND last_use < ?",
     );
     this.#touch = database.transaction((uses) => {
@@ -103,10 +154,47 @@ export class ResidencyIndex {
     });
   }
 
-  find(blob: Hash): ResidentRow | undefined {
-    const row = this.#find.get(Buffer.from(blob, "hex"));
-    if (row !== undefined && !isHash(row.name)) throw new IndexDamage("a container's name is not a hash");
-    return row;
+  /** The places where a blob is; a large file's blob may be in several files. */
+  find(blob: Hash): ResidentRow[] {
+    const rows = this.#find.all(Buffer.from(blob, "hex"));
+    for (const { name } of rows) checkName(name);
+    return rows;
+  }
+
+  /** The blobs in a file's container, in no order. */
+  pieces(name: ContainerName): Piece[] {
+    return this.#pieces.all(name);
+  }
+
+  /** Counts `size` more bytes on disk for a file's container, which is new or not, before they are written. */
+  grow(name: ContainerName, size: number, now: number): void {
+    this.#grow.immediate(name, size, now);
+  }
+
+  /** Takes back what `grow` counted and was not written. */
+  shrink(name: ContainerName, size: number): void {
+    this.#shrink.run(size, name);
+  }
+
+  /** Says that a blob for which `size` bytes were counted is in its place in a file's container. */
+  addPiece(name: ContainerName, piece: Piece, size: number): void {
+    this.#addPieces.immediate(name, [piece], size);
+  }
+
+  /** Removes a blob that is not in its place in a file's container after all; the file is not whole then. */
+  removePiece(name: ContainerName, blob: Hash, offset: number): void {
+    this.#removePiece.immediate(name, blob, offset);
+  }
+
+  /** By what the file of a whole and verified container is known; undefined where it is not whole, or not there. */
+  stamp(name: ContainerName): string | undefined {
+    return this.#stamp.get(name) ?? undefined;
+  }
+
+  /** Says that a file's container is whole and verified, and takes `size` bytes on disk. */
+  setStamp(name: ContainerName, stamp: string, size: number): void {
+    this.#setStamp.run(stamp, 1, name);
+    this.#setSize.run(size, name);
   }
 
   /** Bytes of all containers, and of those being written. */
@@ -114,7 +202,7 @@ export class ResidencyIndex {
     return this.#bytes.get() ?? 0;
   }
 
-  /** How many containers are whole. */
+  /** How many containers hold something: those of blobs that are whole, and those of files. */
   containers(): number {
     return this.#count.get() ?? 0;
   }
@@ -130,12 +218,12 @@ export class ResidencyIndex {
   }
 
   /** The least recently used containers other than `except` that together hold `bytes`. */
-  oldest(bytes: number, except: Hash): Seen[] {
+  oldest(bytes: number, except: ContainerName): Seen[] {
     const found: Seen[] = [];
     let sum = 0;
     for (const container of this.#oldest.iterate(except)) {
       if (sum >= bytes) break;
-      if (!isHash(container.name)) throw new IndexDamage("a container's name is not a hash");
+      checkName(container.name);
       found.push(container);
       sum += container.size;
     }
@@ -153,18 +241,37 @@ export class ResidencyIndex {
   }
 
   /** Records last uses, in milliseconds since the epoch. */
-  touch(uses: Iterable<[Hash, number]>): void {
+  touch(uses: Iterable<[ContainerName, number]>): void {
     this.#touch.immediate(uses);
   }
 
-  /** Adds the containers that the index does not know, as last used when they were written. */
-  addMissing(found: readonly FoundContainer[]): void {
+  /**
+   * Adds the containers that the index does not know, as last used when they were written.
+   *
+   * @param piecesOf the blobs that are noted to be in a file's container; undefined for a blob's own
+   */
+  addMissing(
+    found: readonly FoundContainer[],
+    piecesOf: (name: ContainerName) => readonly Piece[] | undefined,
+  ): void {
     const known = this.#database.prepare("SELECT 1 FROM container WHERE name = ?");
     this.#database
       .transaction(() => {
-        for (const { name, length, allocated, modified } of found)
-          if (known.get(name) === undefined) this.#reserve(name, length, allocated, modified, 1);
+        for (const { name, length, allocated, modified } of found) {
+          if (known.get(name) !== undefined) continue;
+          const pieces = piecesOf(name);
+          if (pieces === undefined) {
+            this.#reserve(name, length, allocated, modified, 1);
+          } else {
+            this.#grow(name, allocated, modified);
+            this.#addPieces(name, pieces.filter((piece) => piece.offset + piece.length <= length), 0);
+          }
+        }
       })
       .immediate();
   }
+}
+
+function checkName(name: ContainerName): void {
+  if (!isContainerName(name)) throw new IndexDamage("a container's name is not one");
 }

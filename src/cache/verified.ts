@@ -1,7 +1,7 @@
 import { closeSync, constants, fstatSync, lstatSync, openSync, readSync } from "node:fs";
 import { LRUCache } from "lru-cache";
 import { type Hash, hashOf, isErrno, MAX_BLOB_SIZE } from "../cas/index.ts";
-import type { ContainerFiles } from "./containers.ts";
+import { type ContainerFiles, type ContainerName, isFileContainer } from "./containers.ts";
 
 /** Blobs whose place and verification are remembered, about 500 bytes each. */
 const REMEMBERED = 16384;
@@ -17,7 +17,7 @@ export interface Resident {
 export type Opened = VerifiedSlice | "absent" | "damaged";
 
 interface Container {
-  readonly name: Hash;
+  readonly name: ContainerName;
   /** -1 while it is not open. */
   fd: number;
   inode: number;
@@ -60,7 +60,7 @@ export class VerifiedSlice implements Resident {
 export class VerifiedContainers {
   readonly #files: ContainerFiles;
   readonly #slices: LRUCache<Hash, VerifiedSlice>;
-  readonly #containers = new Map<Hash, Container>();
+  readonly #containers = new Map<ContainerName, Container>();
   readonly #open: LRUCache<Container, number>;
   #buffer: Buffer | undefined;
 
@@ -96,8 +96,13 @@ export class VerifiedContainers {
     return this.#slices.has(blob);
   }
 
+  /** The container in which a blob was met. */
+  nameOf(blob: Hash): ContainerName | undefined {
+    return this.#slices.peek(blob)?.container.name;
+  }
+
   /** Opens container `name` and verifies a blob in it; without `offset` and `length` the blob is the whole container. */
-  open(blob: Hash, name: Hash, offset: number, length: number | undefined): Opened {
+  open(blob: Hash, name: ContainerName, offset: number, length: number | undefined): Opened {
     this.#slices.delete(blob);
     let container = this.#containers.get(name);
     if (container === undefined) {
@@ -112,19 +117,30 @@ export class VerifiedContainers {
   }
 
   /** Forgets a container and closes it. */
-  drop(name: Hash): void {
+  drop(name: ContainerName): void {
     const container = this.#containers.get(name);
     if (container === undefined) return;
     for (const blob of [...container.blobs]) this.#slices.delete(blob);
   }
 
-  /** Forgets a blob's container and removes the file, unless another has come into its place meanwhile. */
-  discard(blob: Hash): void {
-    const container = this.#slices.peek(blob)?.container;
-    if (container === undefined) return;
+  /**
+   * Forgets a blob whose bytes are wrong. Its own container is removed, unless another has come into
+   * its place meanwhile; a file's container stays, less this blob, unless what stands there is no file.
+   *
+   * @returns the blob's place in a file's container that stays
+   */
+  discard(blob: Hash): { name: ContainerName; offset: number } | undefined {
+    const slice = this.#slices.peek(blob);
+    if (slice === undefined) return undefined;
+    const { container, offset } = slice;
     const there = lstatSync(this.#files.pathOf(container.name), { throwIfNoEntry: false });
+    if (isFileContainer(container.name) && (there === undefined || there.isFile())) {
+      this.#slices.delete(blob);
+      return { name: container.name, offset };
+    }
     if (container.fd === -1 || there?.ino === container.inode) this.#files.remove(container.name);
     this.drop(container.name);
+    return undefined;
   }
 
   /** Closes containers that were removed from the directory, so that their space comes free. */

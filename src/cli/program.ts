@@ -1,4 +1,5 @@
 import { Command, CommanderError } from "commander";
+import { ioError, isErrno } from "../cas/index.ts";
 import { registerBundle } from "./bundle.ts";
 import { registerCache } from "./cache.ts";
 import { registerCompletion } from "./completion.ts";
@@ -50,8 +51,12 @@ Exit status: 0 done, 1 failed, 2 not found, 130 interrupted.`,
  * @returns the exit status
  */
 export async function run(args: string[]): Promise<number> {
-  // `datamon … | head` closes our output early; that is no failure.
-  process.stdout.on("error", (error: NodeJS.ErrnoException) => process.exit(error.code === "EPIPE" ? 0 : 1));
+  process.stdout.on("error", (error) => {
+    // `datamon … | head` closes our output early; that is no failure.
+    if (isErrno(error, "EPIPE")) process.exit(0);
+    reportError(ioError("write to the standard output", error));
+    process.exit(1);
+  });
   const program = buildProgram();
   prepare(program);
   try {

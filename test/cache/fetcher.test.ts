@@ -163,11 +163,11 @@ test("prefetch is bounded, leaves room for demand, and goes on when there is roo
   const { store, blobs, cache, hashes } = await setUp(t, 60, 1000);
   const fetcher = new Fetcher(blobs, cache);
   store.closeGate();
-  fetcher.prefetch(hashes.slice(0, 20));
-  fetcher.prefetch(hashes.slice(0, 20));
+  fetcher.prefetch(ahead(hashes.slice(0, 20)));
+  fetcher.prefetch(ahead(hashes.slice(0, 20)));
   assert.equal(store.gets.length, 4, "half of 64 MiB, at the largest size while none is known");
-  fetcher.prefetch(hashes.slice(20, 40));
-  fetcher.prefetch(hashes.slice(40, 44));
+  fetcher.prefetch(ahead(hashes.slice(20, 40)));
+  fetcher.prefetch(ahead(hashes.slice(40, 44)));
   assert.equal(store.gets.length, 8, "of all streams together");
   const demanded = hashes.slice(44, 54).map((hash) => fetcher.fetch(hash));
   assert.deepEqual(store.gets.slice(8), hashes.slice(44, 48).map(blobKey), "four more start at once");
@@ -177,12 +177,12 @@ test("prefetch is bounded, leaves room for demand, and goes on when there is roo
   await fetcher.settled();
   assert.equal(fetcher.stats.prefetches, 8);
   assert.equal(fetcher.stats.fetches, 18);
-  fetcher.prefetch(hashes.slice(0, 4));
+  fetcher.prefetch(ahead(hashes.slice(0, 4)));
   assert.equal(fetcher.stats.prefetches, 8, "what is here is left alone");
-  fetcher.prefetch(["0".repeat(64)]);
+  fetcher.prefetch(ahead(["0".repeat(64)]));
   await fetcher.settled();
   assert.equal(fetcher.stats.failures, 1, "a prefetch that fails disturbs nobody");
-  fetcher.prefetch(hashes.slice(0, 20));
+  fetcher.prefetch(ahead(hashes.slice(0, 20)));
   await fetcher.settled();
   assert.equal(fetcher.stats.fetches, 26, "small blobs are fetched eight at once");
 });
@@ -193,7 +193,7 @@ test("reading ahead without a disk cache fetches nothing twice", async (t) => {
   const target = Buffer.alloc(500);
   for (const [index, hash] of hashes.entries()) {
     for (let offset = 0; offset < 2000; offset += 500) {
-      fetcher.prefetch(hashes.slice(index + 1, index + 20));
+      fetcher.prefetch(ahead(hashes.slice(index + 1, index + 20)));
       await fetcher.read([{ kind: "blob", blob: hash, offset, length: 500 }], target);
     }
   }
@@ -206,7 +206,7 @@ test("a prefetch that waits is moved up when it is asked for", async (t) => {
   const fetcher = new Fetcher(blobs, cache);
   store.closeGate();
   const demanded = hashes.slice(0, 12).map((hash) => fetcher.fetch(hash));
-  fetcher.prefetch(hashes.slice(12, 16));
+  fetcher.prefetch(ahead(hashes.slice(12, 16)));
   const wanted = fetcher.fetch(hashes[15]!);
   store.openGate();
   await Promise.all([...demanded, wanted]);

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { after, before, describe, it } from "node:test";
-import { assertFailed, assertSame, Home, smallTree, uploadedId, write } from "./support.ts";
+import { assertFailed, assertSame, Home, LAUNCHER, run, smallTree, uploadedId, write } from "./support.ts";
 
 const ID = "[0-9A-Za-z]{27}";
 const TIME = "\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d(?:\\.\\d+)? \\+0000 UTC";
@@ -460,8 +460,8 @@ describe("what was mistyped", () => {
   });
 });
 
-describe("a listing that is cut off by its reader", () => {
-  it("is no failure", async () => {
+describe("a listing", () => {
+  it("that is cut off by its reader is no failure", async () => {
     mkdirSync(home.path("many"));
     for (let at = 0; at < 3000; at++) writeFileSync(home.path("many", `${at}`.repeat(20)), "");
     await home.upload("many", "--label", "many");
@@ -469,6 +469,13 @@ describe("a listing that is cut off by its reader", () => {
     listing.process.stdout?.once("data", () => listing.process.stdout?.destroy());
     const { code, stderr } = await listing.end();
     assert.deepEqual([code, stderr], [0, ""]);
+  });
+
+  it("that cannot be written is a failure that is told", async () => {
+    const sh = ["-c", 'exec "$0" "$@" >/dev/full', LAUNCHER, "repo", "list"];
+    const ended = await run(sh, { home: home.root, launcher: "sh" });
+    assertFailed(ended, 1, "repo list");
+    assert.match(ended.stderr, /cannot write to the standard output: the disk is full/);
   });
 });
 
