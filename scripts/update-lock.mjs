@@ -4,6 +4,9 @@
 // Native packages list one optional dependency a platform. Where a registry does not carry the
 // builds for other platforms, npm leaves them out of the lock file, and `npm ci` then refuses it
 // everywhere. Here they are entered by name and version, so that each platform finds its own.
+//
+// npm also does not note that a package with a binding.gyp wants no build, and `npm ci` would
+// compile what is there ready-made; that is entered too.
 import { execFileSync } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -31,11 +34,17 @@ for (const [path, entry] of Object.entries(lock.packages)) {
       version,
       ...(cpu && { cpu: [cpu] }),
       ...(entry.dev && { dev: true }),
+      ...(os === "linux" && { libc: [words.includes("musl") ? "musl" : "glibc"] }),
       optional: true,
       ...(os && { os: [os] }),
-      ...(os === "linux" && { libc: [words.includes("musl") ? "musl" : "glibc"] }),
     };
   }
+}
+for (const [path, entry] of Object.entries(lock.packages)) {
+  if (entry.dependencies?.["node-addon-api"] === undefined || entry.hasInstallScript) continue;
+  const name = entry.name ?? path.slice(path.lastIndexOf("node_modules/") + "node_modules/".length);
+  const gypfile = execFileSync("npm", ["view", `${name}@${entry.version}`, "gypfile", "--json"], { encoding: "utf8" });
+  if (gypfile.trim() === "false") entry.gypfile = false;
 }
 lock.packages = Object.fromEntries(Object.entries(lock.packages).sort(([a], [b]) => (a < b ? -1 : 1)));
 writeFileSync(file, `${JSON.stringify(lock, undefined, 2)}\n`);
