@@ -6,9 +6,10 @@
 // everywhere. Here they are entered by name and version, so that each platform finds its own.
 //
 // npm also does not note that a package with a binding.gyp wants no build, and `npm ci` would
-// compile what is there ready-made; that is entered too.
+// compile what is there ready-made; that is entered too, from the packages as they are installed
+// here: after adding one, run `npm install` first.
 import { execFileSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -41,10 +42,10 @@ for (const [path, entry] of Object.entries(lock.packages)) {
   }
 }
 for (const [path, entry] of Object.entries(lock.packages)) {
-  if (entry.dependencies?.["node-addon-api"] === undefined || entry.hasInstallScript) continue;
-  const name = entry.name ?? path.slice(path.lastIndexOf("node_modules/") + "node_modules/".length);
-  const gypfile = execFileSync("npm", ["view", `${name}@${entry.version}`, "gypfile", "--json"], { encoding: "utf8" });
-  if (gypfile.trim() === "false") entry.gypfile = false;
+  const manifest = join(root, path, "package.json");
+  if (path !== "" && existsSync(manifest) && JSON.parse(readFileSync(manifest, "utf8")).gypfile === false) {
+    entry.gypfile = false;
+  }
 }
 lock.packages = Object.fromEntries(Object.entries(lock.packages).sort(([a], [b]) => (a < b ? -1 : 1)));
 writeFileSync(file, `${JSON.stringify(lock, undefined, 2)}\n`);
