@@ -8,10 +8,10 @@ import { join, resolve } from "node:path";
 export const datamon: string = resolve(import.meta.dirname, "../scripts/datamon");
 
 /** Runs `work` with a fresh directory (below $BENCH_DIR, else the system's temporary one) and removes it. */
-export function withDirectory(work: (directory: string) => void): void {
+export async function withDirectory(work: (directory: string) => void | Promise<void>): Promise<void> {
   const directory = mkdtempSync(join(process.env.BENCH_DIR ?? tmpdir(), "datamon-bench-"));
   try {
-    work(directory);
+    await work(directory);
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }

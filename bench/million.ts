@@ -4,10 +4,20 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { ByteString } from "../src/cas/index.ts";
 import { hashOf } from "../src/cas/index.ts";
-import { CatalogWriter, createBundle, loadConfig, newBundleId, openContext, putCatalog, ROOT_INO } from "../src/meta/index.ts";
+import {
+  CatalogWriter,
+  createBundle,
+  loadConfig,
+  newBundleId,
+  openContext,
+  putCatalog,
+  ROOT_INO,
+} from "../src/meta/index.ts";
 
 /** Directories in the root and in each of those, and files in each of these. */
 const FANOUT = 100;
+/** Bytes that each file is said to have; the blobs that would hold them are not there. */
+const SIZE = 4096;
 
 const directory = mkdtempSync(join(process.env.BENCH_DIR ?? tmpdir(), "datamon-million-"));
 try {
@@ -16,7 +26,6 @@ try {
   const writer = CatalogWriter.create(file);
   const folder = { mode: 0o40755, uid: 0, gid: 0, mtimeNs: 0n };
   const regular = { mode: 0o100644, uid: 0, gid: 0, mtimeNs: 0n };
-  const content = { hash: hashOf(Buffer.alloc(0)), size: 0, extents: [] };
   const name = (prefix: string, number: number) => `${prefix}${String(number).padStart(3, "0")}` as ByteString;
   const outer = writer.reserve(FANOUT);
   for (let first = 0; first < FANOUT; first += 1) {
@@ -29,7 +38,10 @@ try {
     }
     for (let second = 0; second < FANOUT; second += 1) {
       const files = writer.reserve(FANOUT);
+      const blob = hashOf(Buffer.from(`${first}/${second}`));
       for (let third = 0; third < FANOUT; third += 1) {
+        const extents = [{ start: 0, blob, offset: third * SIZE, length: SIZE }];
+        const content = { hash: hashOf(Buffer.from(`${first}/${second}/${third}`)), size: SIZE, extents };
         writer.addFile(inner + second, name("f", third), files + third, regular, content);
       }
     }

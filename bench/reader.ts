@@ -26,6 +26,13 @@ const works: Record<string, (path: string, ...rest: string[]) => Done> = {
     return { operations: 0, bytes: 0 };
   },
 
+  /** Lists a tree. */
+  find(path) {
+    const found = spawnSync("find", [path], { stdio: ["ignore", "ignore", "inherit"] });
+    if (found.status !== 0) throw new Error(`find ${path} failed`);
+    return { operations: 0, bytes: 0 };
+  },
+
   /** Lists the directories below `path`, of which it takes the share `part` of `parts`, and reads each file in them. */
   files(path, part = "0", parts = "1") {
     const buffer = Buffer.allocUnsafeSlow(64 * 1024);
@@ -101,11 +108,12 @@ const works: Record<string, (path: string, ...rest: string[]) => Done> = {
 
 if (import.meta.main) {
   const [first, ...others] = process.argv.slice(2);
-  const [at, name, path, ...rest] =
-    first === "--at" ? [Number(others[0]), ...others.slice(1)] : [0, first, ...others];
+  const [at, name, path, ...rest] = first === "--at" ? [Number(others[0]), ...others.slice(1)] : [0, first, ...others];
   const work = works[String(name)];
-  if (work === undefined || path === undefined) throw new Error(`usage: reader.ts [--at MS] ${Object.keys(works).join("|")} PATH …`);
-  while (now() < Number(at));
+  if (work === undefined || path === undefined)
+    throw new Error(`usage: reader.ts [--at MS] ${Object.keys(works).join("|")} PATH …`);
+  // Asleep, so that those who are still coming up have the processors to themselves.
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, Math.max(0, Number(at) - now()));
   const began = now();
   const done = work(path, ...rest);
   const told: Work = { began, ended: now(), ...done };

@@ -3,7 +3,7 @@ import { mkdirSync, readdirSync, renameSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { datamon, report, timed, withDirectory, writeRandomFile, writeSmallFiles } from "./harness.ts";
 
-withDirectory((directory) => {
+await withDirectory((directory) => {
   const environment = { HOME: join(directory, "home") };
   const blobs = join(directory, "home/.datamon/store/blob/blobs");
   mkdirSync(environment.HOME);

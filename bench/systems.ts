@@ -34,7 +34,8 @@ export interface System {
 export function run(user: User, command: readonly string[], environment: Record<string, string> = {}): string {
   const [program, ...args] = [...user.prefix, ...command] as [string, ...string[]];
   const result = spawnSync(program, args, { cwd: "/", env: { ...process.env, ...environment }, encoding: "utf8" });
-  if (result.status !== 0) throw new Error(`${command.join(" ")} failed:\n${result.stdout}${result.stderr}${result.error ?? ""}`);
+  if (result.status !== 0)
+    throw new Error(`${command.join(" ")} failed:\n${result.stdout}${result.stderr}${result.error ?? ""}`);
   return result.stdout;
 }
 
@@ -156,7 +157,12 @@ export class OrdinaryUser implements User {
 export function makeHome(path: string, user: User, store?: string): string {
   mkdirSync(join(path, ".datamon"), { recursive: true, mode: 0o700 });
   if (store !== undefined) {
-    const config = { metadata: `file://${store}/meta`, blob: `file://${store}/blob`, name: "bench", email: "bench@localhost" };
+    const config = {
+      metadata: `file://${store}/meta`,
+      blob: `file://${store}/blob`,
+      name: "bench",
+      email: "bench@localhost",
+    };
     writeFileSync(join(path, ".datamon/datamon.yaml"), JSON.stringify(config));
     chownSync(join(path, ".datamon/datamon.yaml"), user.uid, user.uid);
   }

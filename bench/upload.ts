@@ -8,7 +8,7 @@ import { datamon, median, report, timed, withDirectory, writeRandomFile, writeSm
 
 const rounds = Number(process.env.BENCH_ROUNDS ?? 3);
 
-withDirectory((directory) => {
+await withDirectory((directory) => {
   const tree = join(directory, "tree");
   writeSmallFiles(tree, 20_000, 4096);
   writeRandomFile(join(tree, "large.bin"), "large", 512 << 20);

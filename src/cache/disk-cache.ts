@@ -58,6 +58,8 @@ export interface CacheStatus {
 
 /** Counts since the cache was opened in this thread. */
 export interface DiskCacheStats {
+  /** Blobs that this thread found for the first time, or again after it forgot them. */
+  met: number;
   hits: number;
   misses: number;
   inserted: number;
@@ -79,7 +81,7 @@ export interface DiskCacheStats {
 export class DiskCache {
   readonly directory: string;
   readonly limit: number;
-  readonly stats: DiskCacheStats = { hits: 0, misses: 0, inserted: 0, evicted: 0, damaged: 0 };
+  readonly stats: DiskCacheStats = { met: 0, hits: 0, misses: 0, inserted: 0, evicted: 0, damaged: 0 };
   readonly #files: ContainerFiles;
   readonly #containers: VerifiedContainers;
   readonly #onDegraded: ((reason: string) => void) | undefined;
@@ -127,7 +129,11 @@ export class DiskCache {
   locate(hash: Hash): Resident | undefined {
     const now = Date.now();
     if (now - this.#lastMaintenance > MAINTENANCE_MS) this.#maintain();
-    const found = this.#recall(hash) ?? this.#lookUp(hash, now);
+    let found = this.#recall(hash);
+    if (found === undefined) {
+      found = this.#lookUp(hash, now);
+      if (found !== undefined) this.stats.met++;
+    }
     if (found === undefined) {
       this.stats.misses++;
       return undefined;
@@ -253,6 +259,17 @@ export class DiskCache {
       });
     }
     return true;
+  }
+
+  /** A file's container is found to hold what is not the file's; its blobs are fetched again. */
+  removeFile(file: Hash): void {
+    const name = fileContainer(file);
+    this.stats.damaged++;
+    this.#attempt(() => {
+      this.#containers.drop(name);
+      this.#files.remove(name);
+      this.#write((index) => index.remove(index.all().filter((seen) => seen.name === name)));
+    });
   }
 
   /** A blob found to be wrong in a file's container. */

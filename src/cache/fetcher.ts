@@ -104,26 +104,28 @@ export class Fetcher {
    * Starts fetching blobs that are likely to be asked for, the next one first: as many as half of
    * the memory has room for, so that none is gone before its turn, and as there is room for beside
    * other prefetches. The rest is left out, and so is what is here already. Never fails.
+   *
+   * @returns how many at the front were not left out, or are here
    */
-  prefetch(blobs: Iterable<Ahead>): void {
+  prefetch(blobs: Iterable<Ahead>): number {
     let room = this.#memoryLimit / 2;
+    let count = 0;
     for (const { blob, home } of blobs) {
-      if (this.#cache?.has(blob)) continue;
-      room -= this.#typicalSize;
-      if (room < 0) return;
-      if (this.#memory.has(blob) || this.#fetches.has(blob)) continue;
-      if (this.#prefetching >= PREFETCHES) return;
-      this.#prefetching++;
-      this.stats.prefetches++;
-      const { content, done } = this.#start(blob, AHEAD, home);
-      content.catch(() => {});
-      done.then(() => this.#prefetching--);
+      if (this.#cache?.has(blob) !== true) {
+        room -= this.#typicalSize;
+        if (room < 0) return count;
+        if (!this.#memory.has(blob) && !this.#fetches.has(blob)) {
+          if (this.#prefetching >= PREFETCHES) return count;
+          this.#prefetching++;
+          this.stats.prefetches++;
+          const { content, done } = this.#start(blob, AHEAD, home);
+          content.catch(() => {});
+          done.then(() => this.#prefetching--);
+        }
+      }
+      count++;
     }
-  }
-
-  /** True where the blob seems to be in memory or on this machine's disk. */
-  isHere(blob: Hash): boolean {
-    return this.#memory.has(blob) || this.#cache?.has(blob) === true;
+    return count;
   }
 
   /**
@@ -205,7 +207,8 @@ export class Fetcher {
       const content = await this.#blobs.get(hash);
       arrived(content);
       // Still in the queue's hands, so that a slow disk holds back fetching instead of filling memory.
-      if ((await this.#cache?.insertAsync(hash, content, home)) && home !== undefined) this.files?.arrived(home);
+      const kept = await this.#cache?.insertAsync(hash, content, home);
+      if (kept && home !== undefined) this.files?.arrived(home.file, hash);
     };
     fetch.done = this.#queue.add(task, { priority, id: hash }).catch((error: unknown) => {
       this.stats.failures++;

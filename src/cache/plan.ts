@@ -29,6 +29,17 @@ export type Segment =
       readonly home?: Home | undefined;
     };
 
+/** The last blob of a plan that starts at `offset` of a file, and where in the file the plan needs it. */
+export function lastBlob(plan: readonly Segment[], offset: number): { blob: Hash; offset: number } | undefined {
+  let found: { blob: Hash; offset: number } | undefined;
+  let at = offset;
+  for (const segment of plan) {
+    if (segment.kind === "blob") found = { blob: segment.blob, offset: at };
+    at += segment.length;
+  }
+  return found;
+}
+
 /**
  * Executes a plan at once, in this thread: fills `target`, which is at least as long as the plan, and
  * returns the plan's length in bytes. Undefined where a blob is not resident; what `target` holds

@@ -83,7 +83,9 @@ export class ResidencyIndex {
     this.#setStamp = database.prepare("UPDATE container SET stamp = ?, complete = ? WHERE name = ?");
     this.#setSize = database.prepare("UPDATE container SET size = ? WHERE name = ?");
     this.#bytes = database.prepare<[], number>("SELECT bytes FROM total").pluck();
-    this.#count = database.prepare<[], number>("SELECT count(*) FROM container WHERE complete = 1 OR name LIKE '%.file'").pluck();
+    this.#count = database
+      .prepare<[], number>("SELECT count(*) FROM container WHERE complete = 1 OR name LIKE '%.file'")
+      .pluck();
     this.#oldest = database.prepare(
       "SELECT name, size, last_use AS lastUse FROM container WHERE name <> ? ORDER BY last_use",
     );
@@ -250,10 +252,7 @@ export class ResidencyIndex {
    *
    * @param piecesOf the blobs that are noted to be in a file's container; undefined for a blob's own
    */
-  addMissing(
-    found: readonly FoundContainer[],
-    piecesOf: (name: ContainerName) => readonly Piece[] | undefined,
-  ): void {
+  addMissing(found: readonly FoundContainer[], piecesOf: (name: ContainerName) => readonly Piece[] | undefined): void {
     const known = this.#database.prepare("SELECT 1 FROM container WHERE name = ?");
     this.#database
       .transaction(() => {
@@ -264,7 +263,11 @@ export class ResidencyIndex {
             this.#reserve(name, length, allocated, modified, 1);
           } else {
             this.#grow(name, allocated, modified);
-            this.#addPieces(name, pieces.filter((piece) => piece.offset + piece.length <= length), 0);
+            this.#addPieces(
+              name,
+              pieces.filter((piece) => piece.offset + piece.length <= length),
+              0,
+            );
           }
         }
       })

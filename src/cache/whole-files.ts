@@ -4,13 +4,15 @@ import { closeSync, fstatSync, read } from "node:fs";
 import { promisify } from "node:util";
 import { type Hash, hashOf, isErrno, MAX_BLOB_SIZE } from "../cas/index.ts";
 import { type DiskCache, stampOf } from "./disk-cache.ts";
-import type { Home } from "./plan.ts";
 import type { Piece } from "./piece-map.ts";
 
 const readAsync = promisify(read);
 
 /** Files that are watched at once; each takes some 100 bytes a blob. */
 const MOST_WATCHED = 64;
+
+/** A file that was to be whole and was not so often is given up until it is wanted again. */
+const MOST_FAILURES = 3;
 
 /** What a large file is made of. */
 export interface FileLayout {
@@ -24,8 +26,10 @@ export interface FileLayout {
 
 interface Watched {
   readonly layout: FileLayout;
-  /** Offsets of the blobs that are not in the container yet. */
-  readonly missing: Set<number>;
+  /** Its blobs that are not on this machine yet. */
+  readonly missing: Set<Hash>;
+  /** How often all were here and the file was not whole all the same. */
+  readonly failures: number;
 }
 
 /**
@@ -46,59 +50,71 @@ export class WholeFiles {
 
   /** Says that a file is wanted whole: now, where all of it is here, or when the last of its blobs arrives. */
   want(layout: FileLayout): void {
-    const { file, pieces } = layout;
-    if (this.#closed || this.#watched.has(file)) return;
-    const here = new Set(this.#cache.piecesOf(file).map(({ offset }) => offset));
-    const missing = new Set<number>();
-    for (const { offset, blob } of pieces) if (!here.has(offset) && !this.#cache.has(blob)) missing.add(offset);
-    if (this.#watched.size >= MOST_WATCHED) this.#watched.delete(this.#watched.keys().next().value!);
-    const watched = { layout, missing };
-    this.#watched.set(file, watched);
-    if (missing.size === 0) this.#finish(watched);
+    if (!this.#watched.has(layout.file)) this.#watch(layout, 0);
   }
 
-  /** Says that a blob has come to its place. */
-  arrived(home: Home): void {
-    const watched = this.#watched.get(home.file);
-    if (watched?.missing.delete(home.start) && watched.missing.size === 0) this.#finish(watched);
+  /** Says that a blob of a file has come into the cache. */
+  arrived(file: Hash, blob: Hash): void {
+    const watched = this.#watched.get(file);
+    if (watched?.missing.delete(blob) && watched.missing.size === 0) this.#finish(watched);
   }
 
   /** Waits until what is being finished is done. */
   async settled(): Promise<void> {
-    await this.#work;
+    for (let work: Promise<void> | undefined; work !== this.#work; ) {
+      work = this.#work;
+      await work;
+    }
   }
 
   /** Gives up what is not whole yet. */
   async close(): Promise<void> {
     this.#closed = true;
-    await this.#work;
+    await this.settled();
   }
 
-  #finish(watched: Watched): void {
+  #watch(layout: FileLayout, failures: number): void {
+    const { file, pieces } = layout;
+    if (this.#closed || failures > MOST_FAILURES) return;
+    const here = new Set(this.#cache.piecesOf(file).map(({ offset }) => offset));
+    const missing = new Set<Hash>();
+    for (const { offset, blob } of pieces) if (!here.has(offset) && !this.#cache.has(blob)) missing.add(blob);
+    if (this.#watched.size >= MOST_WATCHED) this.#watched.delete(this.#watched.keys().next().value!);
+    const watched = { layout, missing, failures };
+    this.#watched.set(file, watched);
+    if (missing.size === 0) this.#finish(watched);
+  }
+
+  #finish({ layout, failures }: Watched): void {
     this.#work = this.#work
-      .then(() => this.#complete(watched.layout))
+      .then(async () => {
+        const whole = await this.#complete(layout);
+        this.#watched.delete(layout.file);
+        // What was wrong has been removed: it comes again when it is read.
+        if (!whole) this.#watch(layout, failures + 1);
+      })
       .catch((error: unknown) => {
         // A disk that fails leaves the file to be read blob by blob.
+        this.#watched.delete(layout.file);
         if (!isErrno(error) && !(error instanceof RangeError)) throw error;
-      })
-      .finally(() => this.#watched.delete(watched.layout.file));
+      });
   }
 
-  async #complete(layout: FileLayout): Promise<void> {
+  async #complete(layout: FileLayout): Promise<boolean> {
     const { file, size, pieces } = layout;
     const here = new Set(this.#cache.piecesOf(file).map(({ offset }) => offset));
     for (const { offset, blob, length } of pieces) {
-      if (this.#closed) return;
+      if (this.#closed) return false;
       if (here.has(offset)) continue;
-      if (!(await this.#cache.moveHome(blob, { file, size, start: offset, length }))) return;
+      if (!(await this.#cache.moveHome(blob, { file, size, start: offset, length }))) return false;
     }
     const fd = this.#cache.openPartial(file);
-    if (fd === undefined) return;
+    if (fd === undefined) return false;
     try {
       const stamp = stampOf(fd);
       const info = fstatSync(fd);
-      if (!info.isFile() || info.size !== size) return;
-      if (await this.#verify(fd, layout)) this.#cache.setWhole(file, fd, stamp);
+      if (!info.isFile() || info.size !== size) return this.#refuse(file);
+      return (await this.#verify(fd, layout)) && this.#cache.setWhole(file, fd, stamp);
     } finally {
       closeSync(fd);
     }
@@ -108,7 +124,8 @@ export class WholeFiles {
     const buffer = Buffer.allocUnsafeSlow(MAX_BLOB_SIZE);
     let at = 0;
     for (const piece of pieces) {
-      if (this.#closed || !(await isZero(fd, at, piece.offset, buffer))) return false;
+      if (this.#closed) return false;
+      if (!(await isZero(fd, at, piece.offset, buffer))) return this.#refuse(file);
       const bytes = buffer.subarray(0, piece.length);
       if (!(await fill(fd, bytes, piece.offset)) || hashOf(bytes) !== piece.blob) {
         this.#cache.dropPiece(file, piece);
@@ -116,7 +133,13 @@ export class WholeFiles {
       }
       at = piece.offset + piece.length;
     }
-    return await isZero(fd, at, size, buffer);
+    return (await isZero(fd, at, size, buffer)) || this.#refuse(file);
+  }
+
+  /** Bytes where there are none to be cannot be mended blob by blob. */
+  #refuse(file: Hash): false {
+    this.#cache.removeFile(file);
+    return false;
   }
 }
 

@@ -3,16 +3,59 @@ import { decodeFrame, encodeFrame, MAX_FRAME_SIZE } from "./frame.ts";
 import { type Hash, hashOf } from "./hash.ts";
 import type { ObjectStore } from "./store.ts";
 
+/** How often a blob is read before it is called damaged. */
+const TRIES = 3;
+
 /** Blobs in an object store: content of at most `MAX_BLOB_SIZE` bytes under its own hash, in its stored form. */
 export class BlobStore {
   readonly store: ObjectStore;
+  /** As it was with the last blob put; at first, as after an upload that was interrupted. */
+  #mayBeThere = true;
 
   constructor(store: ObjectStore) {
     this.store = store;
   }
 
-  /** The blob's content, verified against its hash. Throws `ObjectNotFoundError` or `DamagedObjectError`. */
+  /**
+   * The blob's content, verified against its hash. What is damaged is read again, because most damage
+   * happens on the way. Throws `ObjectNotFoundError` or `DamagedObjectError`.
+   */
   async get(hash: Hash): Promise<Buffer> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await this.#get(hash);
+      } catch (error) {
+        if (!(error instanceof DamagedObjectError) || tries === TRIES) throw error;
+      }
+    }
+  }
+
+  /** True where the blob is in the store; its bytes are not looked at. */
+  async has(hash: Hash): Promise<boolean> {
+    return (await this.store.head(blobKey(hash))) !== undefined;
+  }
+
+  /**
+   * Stores `content`, whose hash is `hash`, durably.
+   *
+   * Whether it is there already is asked first only where the blob before was: new data comes in one
+   * round trip a blob, and of data that is stored already only what is under way when that turns
+   * out is sent for nothing.
+   *
+   * @returns the bytes stored; 0 where the blob was there already
+   */
+  async put(hash: Hash, content: Buffer): Promise<number> {
+    if (this.#mayBeThere) {
+      if (await this.has(hash)) return 0;
+      this.#mayBeThere = false;
+    }
+    const [header, body] = await encodeFrame(content);
+    if (await this.store.put(blobKey(hash), [header, body], { ifAbsent: true })) return header.length + body.length;
+    this.#mayBeThere = true;
+    return 0;
+  }
+
+  async #get(hash: Hash): Promise<Buffer> {
     const key = blobKey(hash);
     // A byte more than any blob has, so that a longer object is noticed without being read.
     const frame = await this.store.get(key, { offset: 0, length: MAX_FRAME_SIZE + 1 });
@@ -25,23 +68,6 @@ export class BlobStore {
     const actual = hashOf(content);
     if (actual !== hash) throw new DamagedObjectError(this.store.url, key, `its content has the hash ${actual}`);
     return content;
-  }
-
-  /** True where the blob is in the store; its bytes are not looked at. */
-  async has(hash: Hash): Promise<boolean> {
-    return (await this.store.head(blobKey(hash))) !== undefined;
-  }
-
-  /**
-   * Stores `content`, whose hash is `hash`, durably.
-   *
-   * @returns the bytes stored; 0 where the blob was there already
-   */
-  async put(hash: Hash, content: Buffer): Promise<number> {
-    if (await this.has(hash)) return 0;
-    const [header, body] = await encodeFrame(content);
-    const created = await this.store.put(blobKey(hash), [header, body], { ifAbsent: true });
-    return created ? header.length + body.length : 0;
   }
 }
 

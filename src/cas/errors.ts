@@ -72,6 +72,17 @@ export class DamagedObjectError extends DatamonError {
   }
 }
 
+/** A store that did not answer, or not usefully, for a reason that may pass: the same request can succeed later. */
+export class UnavailableError extends DatamonError {
+  /** True where the store asked for fewer requests. */
+  readonly throttled: boolean;
+
+  constructor(message: string, details: ErrorDetails & { throttled?: boolean } = {}) {
+    super("unavailable", message, details);
+    this.throttled = details.throttled === true;
+  }
+}
+
 /** True for a failure of the operating system with one of these error names, such as `ENOENT`. */
 export function isErrno(error: unknown, ...names: string[]): error is NodeJS.ErrnoException {
   const name = (error as NodeJS.ErrnoException | undefined)?.code;

@@ -7,7 +7,8 @@
  *
  * Points about objects are named after the first segment of the key: `put.blobs`, `put.catalogs`,
  * `put.bundles`, `put.refs`, `put.repos` for the moment before an object appears, with `.done` for the
- * moment after, and `delete.blobs` and so on.
+ * moment after, and `delete.blobs` and so on. `change` is the moment after a mount's daemon made, removed or
+ * renamed something, before the kernel is told.
  */
 
 interface Fault {

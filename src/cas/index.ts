@@ -13,4 +13,5 @@ export type { Placed, PlaceResult, PlacerStats } from "./ingest/placement.ts";
 export { Placer, type PlacerOptions } from "./ingest/placer.ts";
 export type * from "./ingest/source.ts";
 export * from "./open.ts";
+export { newStoreMetrics, type StoreMetrics, type VerbMetrics } from "./policies/metrics.ts";
 export * from "./store.ts";

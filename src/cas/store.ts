@@ -11,11 +11,31 @@ export interface ByteRange {
   readonly length: number;
 }
 
+/** What every request can be given. */
+export interface RequestOptions {
+  /** Ends the request early where the store can; the promise then rejects with the signal's reason or `unavailable`. */
+  readonly signal?: AbortSignal;
+}
+
 /** An object as a listing or a `head` shows it. */
 export interface ObjectInfo {
   readonly key: string;
   /** Stored size in bytes. */
   readonly size: number;
+}
+
+/** How an object is put. */
+export interface PutOptions extends RequestOptions {
+  /** Leave an object that is there already as it is. */
+  readonly ifAbsent?: boolean;
+}
+
+/** What part of a listing is wanted. */
+export interface ListOptions extends RequestOptions {
+  /** The key that the page's first one comes after. */
+  readonly after?: string;
+  /** How many objects a page has at the most. */
+  readonly limit?: number;
 }
 
 /**
@@ -28,26 +48,27 @@ export interface ObjectStore {
   readonly url: string;
 
   /** The object's bytes, or a run of them. Throws `ObjectNotFoundError`. */
-  get(key: string, range?: ByteRange): Promise<Buffer>;
+  get(key: string, range?: ByteRange, options?: RequestOptions): Promise<Buffer>;
 
   /**
    * Stores an object whole and durably before it resolves. With `ifAbsent`, an object that is there
    * already stays untouched and the answer is false: of any number of concurrent writers exactly
-   * one gets true. Without it the object is replaced atomically (for repairs only).
+   * one gets true. Without it the object is replaced atomically (for repairs only). The body's memory
+   * is the caller's again, to change or reuse, when the promise has settled.
    */
-  put(key: string, body: ObjectBody, options?: { readonly ifAbsent?: boolean }): Promise<boolean>;
+  put(key: string, body: ObjectBody, options?: PutOptions): Promise<boolean>;
 
   /** The object's size, or undefined where it is not there. */
-  head(key: string): Promise<ObjectInfo | undefined>;
+  head(key: string, options?: RequestOptions): Promise<ObjectInfo | undefined>;
 
   /**
    * One page, in key order, of the objects whose keys start with `prefix` and come after `after`.
    * An empty page is the end. A page costs in proportion to its size, not to the store's.
    */
-  list(prefix: string, options?: { readonly after?: string; readonly limit?: number }): Promise<ObjectInfo[]>;
+  list(prefix: string, options?: ListOptions): Promise<ObjectInfo[]>;
 
   /** Removes an object; an object that is not there is no error. */
-  delete(key: string): Promise<void>;
+  delete(key: string, options?: RequestOptions): Promise<void>;
 }
 
 /** Every object below `prefix`, in key order, fetched page by page. */

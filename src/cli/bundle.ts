@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import { type ByteString, display } from "../cas/index.ts";
 import type { Bundle, Context, Inode } from "../meta/index.ts";
 import { type BundleSelector, cacheDirectoryOf, openConfiguredContext, withBundleSelector } from "./context.ts";
-import { type MountFlags, mountBundle, type NewBundleFlags, withMountFlags } from "./mount.ts";
+import { type MountFlags, mountBundle, type NewBundleFlags, withMountFlags, withScratchFlags } from "./mount.ts";
 import { formatTime, jsonName, type OutputOptions, printJson, printLine, printList, withOutput } from "./output.ts";
 import { registerDiff, registerDownload, registerUpdate, registerUpload } from "./transfer.ts";
 
@@ -77,7 +77,7 @@ function registerBundleMount(bundle: Command): void {
       );
     });
 
-  withMountFlags(mount.command("new"))
+  withScratchFlags(withMountFlags(mount.command("new")))
     .description("mount an empty directory whose files become a new bundle when it is unmounted")
     .requiredOption("--repo <name>", "the repo")
     .requiredOption("--mount <dir>", "where: an empty directory, made where it is missing")

@@ -29,6 +29,12 @@ export function cacheDirectoryOf(configured: string | undefined): string {
   return configured ?? join(homeDirectory(), "cache");
 }
 
+/** A whole number from 1 on, for an option of the command line. */
+export function parseCount(text: string): number {
+  if (/^[1-9]\d{0,8}$/.test(text)) return Number(text);
+  throw new InvalidArgumentError("It is not a whole number above 0.");
+}
+
 /** The configuration in force. */
 export async function readConfig(): Promise<Config> {
   homeDirectory();

@@ -1,7 +1,7 @@
 /** What snapshots and overlays read from a bundle's catalog, in the terms of the namespace seam. */
 
-import type { Segment } from "../cache/index.ts";
-import { type ByteString, bytesOf } from "../cas/index.ts";
+import { type FileLayout, type Home, type Segment, WHOLE_FILE } from "../cache/index.ts";
+import { type ByteString, bytesOf, type Extent } from "../cas/index.ts";
 import { Catalog, type Dentry, type Inode } from "../meta/index.ts";
 import { FsError } from "./errno.ts";
 import type { Attr } from "./namespace.ts";
@@ -31,7 +31,9 @@ export interface Base {
   /** The directory that holds the directory `ino`. */
   parent(ino: number): number | undefined;
   /** Adds the bytes [start, end) of a file to `plan`; what no blob holds is zeros. */
-  plan(ino: number, start: number, end: number, plan: Segment[]): void;
+  plan(file: Inode, start: number, end: number, plan: Segment[]): void;
+  /** What a file is made of, where it is one that is assembled in the disk cache. */
+  layout(file: Inode): FileLayout | undefined;
   maxIno(): number;
   totals(): { inodes: number; bytes: number };
   close(): void;
@@ -61,17 +63,29 @@ export class CatalogBase implements Base {
     return this.catalog.parent(ino);
   }
 
-  plan(ino: number, start: number, end: number, plan: Segment[]): void {
+  plan(file: Inode, start: number, end: number, plan: Segment[]): void {
     let at = start;
-    for (const extent of this.catalog.extents(ino, start, end)) {
+    for (const extent of this.catalog.extents(file.ino, start, end)) {
       const from = Math.max(extent.start, at);
       const to = Math.min(extent.start + extent.length, end);
       if (to <= from) continue;
       addZeros(plan, from - at);
-      plan.push({ kind: "blob", blob: extent.blob, offset: extent.offset + from - extent.start, length: to - from });
+      const offset = extent.offset + from - extent.start;
+      const segment = { kind: "blob", blob: extent.blob, offset, length: to - from } as const;
+      const home = homeOf(file, extent);
+      plan.push(home === undefined ? segment : { ...segment, home });
       at = to;
     }
     addZeros(plan, end - at);
+  }
+
+  layout(file: Inode): FileLayout | undefined {
+    const pieces = [];
+    for (const extent of this.catalog.extents(file.ino)) {
+      if (homeOf(file, extent) === undefined) return undefined;
+      pieces.push({ blob: extent.blob, offset: extent.start, length: extent.length });
+    }
+    return file.hash === undefined || pieces.length === 0 ? undefined : { file: file.hash, size: file.size, pieces };
   }
 
   maxIno(): number {
@@ -86,6 +100,11 @@ export class CatalogBase implements Base {
   close(): void {
     this.catalog.close();
   }
+}
+
+/** Where the blob of an extent belongs in the container of its file, where that is a large one. */
+export function homeOf({ hash, size }: Inode, { start, offset, length }: Extent): Home | undefined {
+  return size < WHOLE_FILE || hash === undefined || offset !== 0 ? undefined : { file: hash, size, start, length };
 }
 
 /** Appends `length` zero bytes to a plan. */

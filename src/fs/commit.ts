@@ -20,7 +20,7 @@ import {
 import { CatalogBase } from "./base.ts";
 import { reuseOf, TreeEdit } from "./commit-tree.ts";
 import { OverlayNamespace } from "./overlay/overlay.ts";
-import { markCommitting, rereadScratch, type Scratch } from "./scratch.ts";
+import { checkUnused, markCommitting, rereadScratch, type Scratch } from "./scratch.ts";
 
 /** How a scratch is committed. */
 export interface CommitOptions {
@@ -54,6 +54,8 @@ export async function commitScratch(
 ): Promise<Bundle | undefined> {
   try {
     const current = await rereadScratch(scratch);
+    // Between two daemons of one mount nobody holds the lock.
+    await checkUnused(current);
     const bundle = (await bundleBegun(context, current)) ?? (await makeBundle(context, current, options));
     const label = options.label ?? current.record.label;
     if (bundle !== undefined && label !== undefined) await setLabel(context, bundle.repo, label, bundle.id);

@@ -2,9 +2,9 @@
 export { type CommitOptions, commitScratch } from "./commit.ts";
 export { type ErrnoName, errnoName, errnoOf, FsError } from "./errno.ts";
 export { type MountEvents, type MountOptions, type MountOutcome, runMount } from "./mount.ts";
-export { runDaemon, startMount } from "./mount-daemon.ts";
+export { becomeSupervisor, type Care, DEATHS, runDaemon, startMount } from "./mount-daemon.ts";
 export type { MountRecord } from "./mount-record.ts";
-export { listMounts, type MountStatus, type UnmountOptions, unmount } from "./mounts.ts";
+export { listMounts, type MountReport, type MountStatus, reportMount, type UnmountOptions, unmount } from "./mounts.ts";
 export {
   type Attr,
   type Caller,
@@ -15,6 +15,7 @@ export {
   openNamespace,
   type SetAttr,
 } from "./namespace.ts";
+export { OPEN_MODES, type OpenMode } from "./open-mode.ts";
 export {
   createScratch,
   discardScratch,
@@ -25,4 +26,5 @@ export {
   type ScratchRecord,
   type ScratchStatus,
 } from "./scratch.ts";
+export { Supervision } from "./supervision/supervision.ts";
 export * from "./transfer/index.ts";

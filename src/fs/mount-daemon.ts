@@ -1,8 +1,9 @@
-/** A mount in the background: the process that asks for it, and the daemon that answers over a pipe. */
+/** Starting a mount: the process that asks for it, the supervisor, and the daemon that answers over a pipe. */
 
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, writeSync } from "node:fs";
 import { open, readFile } from "node:fs/promises";
+import { extname, join } from "node:path";
 import type { Readable } from "node:stream";
 import { text } from "node:stream/consumers";
 import * as z from "zod/mini";
@@ -18,22 +19,30 @@ import {
   readRecord,
   removeRecord,
 } from "./mount-record.ts";
-
-/** The descriptor on which a daemon reports to who started it. */
-const REPORT_FD = 3;
+import { REPORT_FD, type SupervisorTask } from "./supervision/messages.ts";
 
 const reportSchema = z.union([z.object({ ready: z.literal(true) }), failureSchema]);
+
+/** How a mount is looked after. */
+export interface Care {
+  /** At how many deaths of its daemon within a minute the mount is given up. */
+  readonly deaths: number;
+}
+
+/** At how many deaths of its daemon within a minute a mount is given up where nothing else is said. */
+export const DEATHS = 5;
 
 /**
  * Starts `datamon <args> --daemon <id>` in the background and waits until its mount answers. Those
  * arguments must lead to `runDaemon`. Throws what the daemon met where it does not come to that.
  *
  * @param home directory for what is this user's
+ * @param care with it, a supervisor starts the daemon, with `--supervised`, and again where it dies
  */
-export async function startMount(home: string, args: readonly string[]): Promise<MountRecord> {
+export async function startMount(home: string, args: readonly string[], care: Care | undefined): Promise<MountRecord> {
   const id = await createRecordDirectory(home);
   try {
-    const child = await spawnDaemon(logFile(home, id), [...args, "--daemon", id]);
+    const child = await spawnDaemon(home, id, args, care);
     const exited = new Promise((resolve) => child.once("exit", resolve));
     const report = await reportOf(child);
     // What failed has cleaned up, and is gone, when the user is told.
@@ -50,18 +59,59 @@ export async function startMount(home: string, args: readonly string[]): Promise
   }
 }
 
-async function spawnDaemon(log: string, args: string[]): Promise<ChildProcess> {
-  const entry = process.argv[1];
-  if (entry === undefined) throw new DatamonError("unsupported", "a mount in the background needs the datamon command");
-  const file = await open(log, "a", 0o600);
+/**
+ * Makes this process the supervisor of the mount that `datamon <args> --daemon <id> --supervised`
+ * serves; it is over when the mount is. Call it where nothing is open and nothing under way.
+ */
+export async function becomeSupervisor(home: string, args: readonly string[], care: Care): Promise<never> {
+  const id = await createRecordDirectory(home);
+  const command = supervisorCommand(home, id, args, care, true);
+  process.execve?.(command[0] as string, command, environment(home) as Record<string, string>);
+  throw new DatamonError("unsupported", "this system cannot replace a process by another");
+}
+
+async function spawnDaemon(
+  home: string,
+  id: string,
+  args: readonly string[],
+  care: Care | undefined,
+): Promise<ChildProcess> {
+  const [program, ...rest] =
+    care === undefined ? daemonCommand([...args, "--daemon", id]) : supervisorCommand(home, id, args, care, false);
+  const file = await open(logFile(home, id), "a", 0o600);
   try {
-    return spawn(process.execPath, [...process.execArgv, entry, ...args], {
+    return spawn(program as string, rest, {
       detached: true,
+      env: environment(home),
       stdio: ["ignore", file.fd, file.fd, "pipe"],
     });
   } finally {
     await file.close();
   }
+}
+
+function daemonCommand(args: readonly string[]): string[] {
+  const entry = process.argv[1];
+  if (entry === undefined) throw new DatamonError("unsupported", "a mount in the background needs the datamon command");
+  return [process.execPath, ...process.execArgv, entry, ...args];
+}
+
+function supervisorCommand(
+  home: string,
+  id: string,
+  args: readonly string[],
+  { deaths }: Care,
+  foreground: boolean,
+): string[] {
+  const command = daemonCommand([...args, "--daemon", id, "--supervised"]);
+  const task: SupervisorTask = { command, log: logFile(home, id), deaths, foreground };
+  const program = join(import.meta.dirname, "supervision", `supervisor${extname(import.meta.url)}`);
+  return [process.execPath, program, JSON.stringify(task)];
+}
+
+/** What was compiled before is not compiled again: that would cost a supervisor more memory than all that it does. */
+function environment(home: string): NodeJS.ProcessEnv {
+  return { ...process.env, NODE_COMPILE_CACHE: join(home, "cache", "compile") };
 }
 
 /** What the daemon reports; undefined where it ends without a word. */

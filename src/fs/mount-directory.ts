@@ -9,8 +9,13 @@ import { detach, isDatamon, mountedAt } from "./mount-table.ts";
 export interface MountDirectory {
   /** Absolute, without symbolic links. */
   readonly path: string;
-  /** Removes again what had to be made, where it is empty. */
-  restore(): Promise<void>;
+  /** The first of the directories on the way that had to be made; undefined where none had to. */
+  readonly made: string | undefined;
+}
+
+/** Removes again what had to be made, where it is empty. */
+export async function restoreDirectory({ path, made }: MountDirectory): Promise<void> {
+  if (made !== undefined) await removeEmpty(path, made);
 }
 
 /**
@@ -35,7 +40,7 @@ export async function prepareDirectory(directory: string): Promise<MountDirector
         hint: "Mount on an empty directory: a mount hides what is below it.",
       });
     }
-    return { path, restore: async () => (made === undefined ? undefined : await removeEmpty(path, resolve(made))) };
+    return { path, made: made === undefined ? undefined : resolve(made) };
   } catch (error) {
     if (isErrno(error, "ENOTDIR", "EEXIST")) {
       throw new DatamonError("usage", `${directory} is not a directory`, { cause: error });

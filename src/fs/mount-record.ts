@@ -1,6 +1,6 @@
 /**
  * What is known of a mount outside its daemon: `<home>/mounts/<id>/mount.json`, written by the
- * daemon alone, and `log` beside it.
+ * daemon alone, and `log` beside it, to which its supervisor writes, too.
  */
 
 import { randomBytes } from "node:crypto";
@@ -8,6 +8,7 @@ import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promise
 import { join } from "node:path";
 import * as z from "zod/mini";
 import { DatamonError, type ErrorCode, ioError, isErrno, ObjectNotFoundError } from "../cas/index.ts";
+import { OPEN_MODES } from "./open-mode.ts";
 import { isRunning } from "./process-identity.ts";
 
 /** Why a mount or its commit failed: the parts of a `DatamonError`. */
@@ -27,6 +28,8 @@ const outcomeSchema = z.discriminatedUnion("kind", [
   failureSchema,
 ]);
 
+const identitySchema = z.object({ pid: z.int().check(z.positive()), started: z.string() });
+
 const recordSchema = z.object({
   id: z.string(),
   repo: z.string(),
@@ -40,7 +43,14 @@ const recordSchema = z.object({
   /** Absolute, without symbolic links. */
   directory: z.string(),
   channel: z.enum(["kernel", "fuse-native"]),
-  daemon: z.object({ pid: z.int().check(z.positive()), started: z.string() }),
+  daemon: identitySchema,
+  /** The process that starts another daemon where this one dies; absent where there is none, or none any more. */
+  supervisor: z.optional(identitySchema),
+  /** How many daemons of this mount died and were replaced. */
+  restarts: z.optional(z.number()),
+  /** How files are opened, and why so; there once it is mounted. */
+  openMode: z.optional(z.enum(OPEN_MODES)),
+  openModeReason: z.optional(z.string()),
   /** When the mount was made, ISO 8601. */
   since: z.string(),
   /** Id of the scratch that holds the changes of a writable mount. */
@@ -128,9 +138,16 @@ export async function removeSettled(home: string, directory: string): Promise<vo
   }
 }
 
-/** True while the mount's daemon runs. */
-export async function isServed(record: MountRecord): Promise<boolean> {
-  return await isRunning(record.daemon);
+/** Forgets the mounts that left a scratch behind which is now mounted anew. */
+export async function removeRecordsOf(home: string, scratch: string): Promise<void> {
+  for (const record of await readRecords(home)) {
+    if (record.scratch === scratch && !(await isServed(record))) await removeRecord(home, record.id);
+  }
+}
+
+/** True while the mount has a daemon, or a supervisor that is about to start one. */
+export async function isServed({ daemon, supervisor }: MountRecord): Promise<boolean> {
+  return (supervisor !== undefined && (await isRunning(supervisor))) || (await isRunning(daemon));
 }
 
 /** A failure in the form of a record. */

@@ -6,9 +6,9 @@ import { setTimeout } from "node:timers/promises";
 import { DiskCache, Fetcher } from "../cache/index.ts";
 import { DatamonError } from "../cas/index.ts";
 import { type Bundle, type Context, fetchCatalog, getRepo, newestBundle, resolveBundle } from "../meta/index.ts";
-import { type Channel, type ChannelKind, openChannel } from "./channels/channel.ts";
+import { type Channel, type ChannelKind, type ChannelOptions, openChannel } from "./channels/channel.ts";
 import { commitScratch } from "./commit.ts";
-import { type MountDirectory, prepareDirectory } from "./mount-directory.ts";
+import { type MountDirectory, prepareDirectory, restoreDirectory } from "./mount-directory.ts";
 import { type MountLog, openMountLog } from "./mount-log.ts";
 import {
   createRecordDirectory,
@@ -16,12 +16,16 @@ import {
   logFile,
   type MountRecord,
   removeRecord,
+  removeRecordsOf,
   removeSettled,
   writeRecord,
 } from "./mount-record.ts";
+import { type ControlSocket, openControlSocket, statisticsOf } from "./mount-statistics.ts";
 import type { NamespaceSpec } from "./namespace.ts";
-import { thisProcess } from "./process-identity.ts";
-import { createScratch, discardScratch, type Scratch } from "./scratch.ts";
+import { chooseOpenMode, type OpenMode, type OpenModeChoice } from "./open-mode.ts";
+import { processOf, thisProcess } from "./process-identity.ts";
+import { claimScratch, createScratch, discardScratch, getScratch, type Scratch } from "./scratch.ts";
+import { type Handover, handOver, type Supervision } from "./supervision/supervision.ts";
 
 /** What to mount, where and how. */
 export interface MountOptions {
@@ -34,10 +38,16 @@ export interface MountOptions {
   readonly rw?: boolean;
   /** Writable, and empty at first whatever bundles there are. */
   readonly empty?: boolean;
+  /** Id of a scratch whose changes are mounted again, over the bundle that they were made to, which `ref` names. */
+  readonly resume?: string;
   /** Message of the new bundle. */
   readonly message?: string;
   /** Label to set to the new bundle. */
   readonly label?: string;
+  /** Where changes are kept until they are committed; below `home` where absent. */
+  readonly scratchDirectory?: string | undefined;
+  /** How many bytes of disk the changes may take. */
+  readonly scratchSize?: number | undefined;
   /** Directory for what is this user's: records of mounts and scratches go below it. */
   readonly home: string;
   readonly cacheDirectory: string;
@@ -46,13 +56,20 @@ export interface MountOptions {
   /** `kernel` on Linux where nothing is said, `fuse-native` elsewhere. */
   readonly channel?: ChannelKind;
   readonly allowOther?: boolean;
+  /** How files are opened; chosen by what is mounted where nothing is said. */
+  readonly openMode?: OpenMode;
   /** Id of a record directory that is there already; a new one is made otherwise. */
   readonly id?: string;
+  /**
+   * The supervisor that started this process. Where another daemon served the mount before, it is
+   * taken over as that one left it, whatever the rest of the options says.
+   */
+  readonly supervision?: Supervision | undefined;
 }
 
 /** Told how a mount fares. */
 export interface MountEvents {
-  /** The mount answers. Where this throws, the mount is taken away again. */
+  /** The mount answers, for the first time. Where this throws, the mount is taken away again. */
   onReady?(record: MountRecord): void | Promise<void>;
   /** A writable mount ended and its changes are being committed. */
   onCommit?(): void;
@@ -77,27 +94,45 @@ export async function runMount(
   const id = options.id ?? (await createRecordDirectory(options.home));
   const log = await openMountLog(logFile(options.home, id));
   const signals = new StopSignals();
+  const { supervision } = options;
+  const inherited = supervision?.inherited;
   let mount: Mount | undefined;
   try {
-    mount = await openMount(context, options, id, signals, log);
-    log.info(`mounted ${mount.record.directory}`);
-    try {
-      await events.onReady?.(mount.record);
-    } catch (error) {
-      log.error("nobody waits for this mount any more", error);
-      signals.stop("SIGHUP");
+    if (inherited === undefined) {
+      mount = await openMount(context, options, id, signals, log);
+      log.info(`mounted ${mount.record.directory}`);
+      try {
+        await events.onReady?.(mount.record);
+      } catch (error) {
+        log.error("nobody waits for this mount any more", error);
+        signals.stop("SIGHUP");
+      }
+    } else {
+      mount = await takeOver(context, options, inherited, signals, log);
+      log.info(`took over ${mount.record.directory}`);
     }
+    if (supervision !== undefined) void watch(supervision, options.home, mount, log);
     await serveUntilGone(mount.channel, signals, log);
+    supervision?.ending();
     log.info("unmounted");
     return await finish(context, options, mount, events, signals, log);
   } catch (error) {
     log.error("failed", error);
-    if (mount === undefined && options.id === undefined) await removeRecord(options.home, id);
+    if (mount === undefined && inherited === undefined) await removeRecord(options.home, id);
     throw error;
   } finally {
     signals.release();
     log.close();
   }
+}
+
+/** Notes that the supervisor died: from then on the mount lives as long as this process does. */
+async function watch({ lost }: Supervision, home: string, mount: Mount, log: MountLog): Promise<void> {
+  await lost;
+  log.info("the supervisor died: the mount is served as before, and ends with this process");
+  const { supervisor: _, ...record } = mount.record;
+  mount.record = record;
+  await setState(home, mount, {}, log);
 }
 
 interface Mount {
@@ -107,6 +142,7 @@ interface Mount {
   readonly cache: DiskCache;
   readonly fetcher: Fetcher;
   readonly scratch: Scratch | undefined;
+  readonly control: ControlSocket;
 }
 
 async function openMount(
@@ -127,25 +163,28 @@ async function openMount(
   const undo: Array<() => unknown> = [];
   try {
     const directory = await prepareDirectory(options.directory);
-    undo.push(() => directory.restore());
+    undo.push(() => restoreDirectory(directory));
     await removeSettled(options.home, directory.path);
-    const scratch = writable
-      ? await createScratch(join(options.home, "scratch"), {
-          repo: options.repo,
-          ...(bundle !== undefined && { base: { bundle: bundle.id, catalog: bundle.catalog } }),
-          directory: directory.path,
-          ...(options.message !== undefined && { message: options.message }),
-          ...(options.label !== undefined && { label: options.label }),
-        })
-      : undefined;
-    if (scratch !== undefined) undo.push(() => discardScratch(scratch));
-    const cache = DiskCache.open(
-      cacheDirectory,
-      options.cacheSize === undefined ? {} : { sizeLimit: options.cacheSize },
-    );
-    undo.push(() => cache.close());
-    const fetcher = new Fetcher(context.blobs, cache);
-    undo.push(() => fetcher.close());
+    const supervisor = options.supervision && (await processOf(options.supervision.supervisor));
+    const resumed =
+      options.resume === undefined ? undefined : await getScratch(scratchRoot(options.home), options.resume);
+    if (resumed !== undefined) await removeRecordsOf(options.home, resumed.id);
+    const scratch = resumed
+      ? await claimScratch(resumed, directory.path, supervisor)
+      : writable
+        ? await createScratch(scratchRoot(options.home), {
+            repo: options.repo,
+            ...(bundle !== undefined && { base: { bundle: bundle.id, catalog: bundle.catalog } }),
+            directory: directory.path,
+            ...(options.message !== undefined && { message: options.message }),
+            ...(options.label !== undefined && { label: options.label }),
+            ...(options.scratchDirectory !== undefined && { place: options.scratchDirectory }),
+            ...(options.scratchSize !== undefined && { limit: options.scratchSize }),
+            supervisor,
+          })
+        : undefined;
+    if (scratch !== undefined && resumed === undefined) undo.push(() => discardScratch(scratch));
+    const { cache, fetcher } = openContent(context, cacheDirectory, options, undo);
     const record: MountRecord = {
       id,
       repo: options.repo,
@@ -155,36 +194,128 @@ async function openMount(
       directory: directory.path,
       channel: kind,
       daemon: await thisProcess(),
+      ...(supervisor !== undefined && { supervisor }),
       since: new Date().toISOString(),
       ...(scratch !== undefined && { scratch: scratch.id }),
       cacheDirectory,
       state: "starting",
     };
     await writeRecord(options.home, record);
-    const channel = await openChannel(kind, {
-      directory: directory.path,
-      spec: specOf(bundle, catalog, scratch),
-      cacheDirectory,
-      cacheSize: options.cacheSize,
-      name: `datamon:${options.repo}@${bundle?.id ?? "new"}`,
-      allowOther: options.allowOther,
-      fetcher,
-      onError: (request, subject, error) => log.error(`${request} ${subject}`, error),
-    });
+    const spec = specOf(bundle, catalog, scratch);
+    const openMode = openModeOf(options, kind, spec);
+    const channel = await openChannel(kind, channelOptions(options, record, spec, openMode, fetcher, log));
     undo.push(() => channel.unmount());
-    const mount: Mount = { record, directory, channel, cache, fetcher, scratch };
-    await setState(options.home, mount, { state: "mounted" }, log);
+    const control = openControl(options.home, id, channel, fetcher, log);
+    undo.push(() => control.close());
+    const mount: Mount = { record, directory, channel, cache, fetcher, scratch, control };
+    const { mode, reason } = channel.openMode;
+    await setState(options.home, mount, { state: "mounted", openMode: mode, openModeReason: reason }, log);
+    const { supervision } = options;
+    if (supervision !== undefined) {
+      handOver("mount", "spec", spec);
+      handOver("mount", "made", directory.made ?? "");
+      handOver("mount", "config", context.config.file ?? "");
+      handOver("mount", "record", mount.record);
+      if (!supervision.serving()) log.info("this kernel does not send requests again: the mount ends with its daemon");
+    }
     return mount;
   } catch (error) {
-    for (const step of undo.reverse()) {
-      try {
-        await step();
-      } catch (failure) {
-        log.error("cleaning up", failure);
-      }
-    }
+    await undoAll(undo, log);
     throw error;
   }
+}
+
+/** Serves on, as the daemon before left it, a mount that is there. What fails leaves everything to the next. */
+async function takeOver(
+  context: Context,
+  options: MountOptions,
+  inherited: Handover,
+  signals: StopSignals,
+  log: MountLog,
+): Promise<Mount> {
+  const { record: last, made, spec } = inherited.mount;
+  const supervision = options.supervision!;
+  signals.listen();
+  const supervisor = await processOf(supervision.supervisor);
+  const undo: Array<() => unknown> = [];
+  try {
+    const left = last.scratch === undefined ? undefined : await getScratch(scratchRoot(options.home), last.scratch);
+    const scratch = left && (await claimScratch(left, last.directory, supervisor));
+    const { cache, fetcher } = openContent(context, last.cacheDirectory, options, undo);
+    const { restarts } = supervision;
+    const record: MountRecord = { ...last, daemon: await thisProcess(), supervisor, restarts };
+    const again: NamespaceSpec = spec.kind === "overlay" ? { ...spec, adopted: true } : spec;
+    const channel = await openChannel(
+      last.channel,
+      channelOptions(options, record, again, { mode: last.openMode!, reason: last.openModeReason! }, fetcher, log),
+    );
+    const directory: MountDirectory = { path: last.directory, made: made === "" ? undefined : made };
+    const control = openControl(options.home, record.id, channel, fetcher, log);
+    const mount: Mount = { record, directory, channel, cache, fetcher, scratch, control };
+    await setState(options.home, mount, { state: "mounted" }, log);
+    handOver("mount", "record", mount.record);
+    supervision.serving();
+    return mount;
+  } catch (error) {
+    await undoAll(undo, log);
+    throw error;
+  }
+}
+
+function openControl(home: string, id: string, channel: Channel, fetcher: Fetcher, log: MountLog): ControlSocket {
+  const since = new Date().toISOString();
+  const tell = () => statisticsOf(since, channel.counts(), fetcher.stats);
+  return openControlSocket(home, id, tell, (error) => log.error("nobody can ask for the status of this mount", error));
+}
+
+/** Takes back, last first, what was done. */
+async function undoAll(undo: Array<() => unknown>, log: MountLog): Promise<void> {
+  for (const step of undo.reverse()) {
+    try {
+      await step();
+    } catch (failure) {
+      log.error("cleaning up", failure);
+    }
+  }
+}
+
+function openContent(
+  context: Context,
+  directory: string,
+  { cacheSize }: MountOptions,
+  undo: Array<() => unknown>,
+): Pick<Mount, "cache" | "fetcher"> {
+  const cache = DiskCache.open(directory, cacheSize === undefined ? {} : { sizeLimit: cacheSize });
+  undo.push(() => cache.close());
+  const fetcher = new Fetcher(context.blobs, cache);
+  undo.push(() => fetcher.close());
+  return { cache, fetcher };
+}
+
+function channelOptions(
+  options: MountOptions,
+  record: MountRecord,
+  spec: NamespaceSpec,
+  openMode: OpenModeChoice,
+  fetcher: Fetcher,
+  log: MountLog,
+): ChannelOptions {
+  return {
+    directory: record.directory,
+    spec,
+    cacheDirectory: record.cacheDirectory,
+    cacheSize: options.cacheSize,
+    name: `datamon:${record.repo}@${record.bundle ?? "new"}`,
+    allowOther: options.allowOther,
+    openMode,
+    fetcher,
+    supervision: options.supervision,
+    onError: (request, subject, error) => log.error(`${request} ${subject}`, error),
+  };
+}
+
+function scratchRoot(home: string): string {
+  return join(home, "scratch");
 }
 
 /** The bundle that is shown, or that the changes start from; undefined for an empty start. */
@@ -202,10 +333,26 @@ async function findBase(context: Context, options: MountOptions): Promise<Bundle
 }
 
 function specOf(bundle: Bundle | undefined, catalog: string | undefined, scratch: Scratch | undefined): NamespaceSpec {
-  if (scratch !== undefined) return { kind: "overlay", catalog, scratch: scratch.directory, bundle: bundle?.id };
+  if (scratch !== undefined) {
+    const { directory, record } = scratch;
+    return { kind: "overlay", catalog, scratch: directory, bundle: bundle?.id, limit: record.limit };
+  }
   if (bundle === undefined || catalog === undefined)
     throw new DatamonError("usage", "a read-only mount needs a bundle");
   return { kind: "snapshot", catalog, bundle: bundle.id };
+}
+
+function openModeOf(options: MountOptions, kind: ChannelKind, spec: NamespaceSpec): OpenModeChoice {
+  const { openMode } = options;
+  if (openMode === undefined)
+    return kind === "kernel" ? chooseOpenMode(spec) : { mode: "plain", reason: `the ${kind} channel has no other` };
+  if (openMode === "noopen" && spec.kind === "overlay") {
+    throw new DatamonError("usage", "a writable mount cannot be of the open mode noopen: it has to know what is open");
+  }
+  if (openMode !== "plain" && kind === "fuse-native") {
+    throw new DatamonError("usage", `the fuse-native channel has no open mode ${openMode}, only plain`);
+  }
+  return { mode: openMode, reason: "asked for" };
 }
 
 /** How long a signalled daemon waits for those who use the mount, in milliseconds, and how often it tries. */
@@ -238,9 +385,10 @@ async function finish(
   signals: StopSignals,
   log: MountLog,
 ): Promise<MountOutcome> {
+  mount.control.close();
   await mount.fetcher.close();
   mount.cache.close();
-  await mount.directory.restore();
+  await restoreDirectory(mount.directory);
   const { scratch } = mount;
   try {
     const outcome: MountOutcome =

@@ -6,7 +6,9 @@ import { DatamonError } from "../cas/index.ts";
 import type { MountOutcome } from "./mount.ts";
 import { mountPath } from "./mount-directory.ts";
 import { errorOf, isServed, type MountRecord, readRecord, readRecords, removeRecord } from "./mount-record.ts";
+import { askStatistics, type MountStatistics } from "./mount-statistics.ts";
 import { detach, isDatamon, mountedAt } from "./mount-table.ts";
+import type { OpenMode } from "./open-mode.ts";
 import { countChanges, discardScratch, getScratch } from "./scratch.ts";
 
 /** A mount that is served. */
@@ -17,7 +19,12 @@ export interface MountStatus {
   readonly mode: "ro" | "rw";
   readonly directory: string;
   readonly channel: string;
+  /** How files are opened, and why so. */
+  readonly openMode: OpenMode;
+  readonly openModeReason: string;
   readonly daemonPid: number;
+  /** The process that starts another daemon where this one dies; null where there is none. */
+  readonly supervisorPid: number | null;
   /** When it was mounted, ISO 8601. */
   readonly since: string;
   /** How many names and inodes differ from the bundle; 0 for a read-only mount. */
@@ -51,11 +58,40 @@ async function statusOf(home: string, record: MountRecord): Promise<MountStatus>
     mode: record.mode,
     directory: record.directory,
     channel: record.channel,
+    openMode: record.openMode ?? "plain",
+    openModeReason: record.openModeReason ?? "",
     daemonPid: record.daemon.pid,
+    supervisorPid: record.supervisor?.pid ?? null,
     since: record.since,
     uncommitted: (await changesOf(home, record)) ?? 0,
     lastCommit: record.bundleTime ?? null,
   };
+}
+
+/** A mount with what it has done so far. */
+export interface MountReport extends MountStatus, MountStatistics {
+  /** How many daemons of this mount died and were replaced. */
+  readonly restarts: number;
+}
+
+/**
+ * What the mount on `directory` has done so far. DatamonError "not-found" where this user has none
+ * there, "io" where its daemon is dead or does not answer.
+ *
+ * @param home directory for what is this user's
+ */
+export async function reportMount(home: string, directory: string): Promise<MountReport> {
+  const path = await mountPath(directory);
+  const asked = (await readRecords(home)).find((one) => one.directory === path && one.state === "mounted");
+  if (asked === undefined) {
+    throw new DatamonError("not-found", `nothing of yours is mounted on ${directory} by datamon`, {
+      hint: "`datamon mount list` shows what is.",
+    });
+  }
+  const statistics = await askStatistics(home, asked);
+  // Another daemon may have taken over since.
+  const record = (await readRecord(home, asked.id)) ?? asked;
+  return { ...(await statusOf(home, record)), restarts: record.restarts ?? 0, ...statistics };
 }
 
 /** Tells what became of a mount, and forgets it unless its dead mount point is still to be taken away. */

@@ -3,8 +3,8 @@
  * synchronous and never waits for the network; content is answered with a plan that others execute.
  */
 
-import type { Segment } from "../cache/index.ts";
-import type { ByteString } from "../cas/index.ts";
+import type { FileLayout, Segment } from "../cache/index.ts";
+import type { ByteString, Hash } from "../cas/index.ts";
 import { OverlayNamespace } from "./overlay/overlay.ts";
 import { SnapshotNamespace } from "./snapshot.ts";
 
@@ -70,6 +70,13 @@ export interface FsStats {
   readonly namemax: number;
 }
 
+/** What a file's bytes are all in, so that the kernel could use it in the file's place. */
+export type Backing =
+  /** The container of a large file in the disk cache, by content hash, once it is whole. */
+  | { readonly kind: "content"; readonly hash: Hash }
+  /** An open local file. */
+  | { readonly kind: "file"; readonly fd: number };
+
 /** `rename` flag: fail with EEXIST where the new name exists. */
 export const RENAME_NOREPLACE = 1;
 /** `rename` flag: the two names change places. */
@@ -108,8 +115,19 @@ export interface Namespace {
   parent(ino: number): number;
   /** Where the bytes of a file lie, clipped to its end: an empty plan at or past it. Valid until the next call that changes the file. */
   planRead(ino: number, offset: number, length: number): Segment[];
+  /** As lseek(2) with `SEEK_DATA` or `SEEK_HOLE`; ENXIO at or past the end. */
+  seek(ino: number, offset: number, whence: number): number;
+  /**
+   * The one place where all bytes of an open file are; undefined where there is none. After the
+   * answer "file", and until the last `release`, the file may be read and written there without
+   * this namespace being asked.
+   */
+  backing(ino: number): Backing | undefined;
+  /** What a large file of the bundle is made of; undefined for any other file. */
+  layout(ino: number): FileLayout | undefined;
   /** ENODATA where there is no such attribute. */
   getxattr(ino: number, name: ByteString): Buffer;
+  /** What of an inode can be copied; a namespace that is not writable tells of Datamon's own attributes, too. */
   listxattr(ino: number): ByteString[];
   statfs(): FsStats;
   /** Counts a handle: an unlinked file keeps its content until the last `release`. */
@@ -143,6 +161,15 @@ export interface Namespace {
   /** How many names and inodes differ from the base; 0 where nothing does. */
   changes(): number;
 
+  // For requests that come once more, to another process, because the one that had them died.
+
+  /** Says that the next change is what the request of this id asks for: both are kept in one step. */
+  begin(request: string): void;
+  /** True where the last change for which `begin` was called was made for this request. */
+  isDone(request: string): boolean;
+  /** The kernel has forgotten the inode: nobody has it open, whatever handles were given by others. */
+  forget(ino: number): void;
+
   close(): void;
 }
 
@@ -163,11 +190,15 @@ export type NamespaceSpec =
       readonly scratch: string;
       /** Bundle id of the base. */
       readonly bundle: string | undefined;
+      /** The process before died, and the kernel has not noticed: files that were open still are. */
+      readonly adopted?: boolean;
+      /** Bytes that the scratch may take. */
+      readonly limit?: number | undefined;
     };
 
 /** Opens the namespace that `spec` describes. Throws `DatamonError`. */
 export function openNamespace(spec: NamespaceSpec): Namespace {
   return spec.kind === "snapshot"
     ? new SnapshotNamespace(spec.catalog, spec.bundle)
-    : OverlayNamespace.open(spec.scratch, spec.catalog, spec.bundle);
+    : OverlayNamespace.open(spec.scratch, spec.catalog, spec.bundle, spec.adopted, spec.limit);
 }

@@ -13,7 +13,12 @@ export interface ProcessIdentity {
 
 /** This process. */
 export async function thisProcess(): Promise<ProcessIdentity> {
-  return { pid: process.pid, started: (await startOf(process.pid)) ?? "unknown" };
+  return await processOf(process.pid);
+}
+
+/** The process that has this pid now. */
+export async function processOf(pid: number): Promise<ProcessIdentity> {
+  return { pid, started: (await startOf(pid)) ?? "unknown" };
 }
 
 /** True while that very process runs; one that has ended and waits for its parent to notice does not. */

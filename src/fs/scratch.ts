@@ -6,18 +6,33 @@
 
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
-import { mkdir, open, opendir, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import {
+  lstat,
+  mkdir,
+  open,
+  opendir,
+  readdir,
+  readFile,
+  realpath,
+  rename,
+  rm,
+  stat,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
 import { parse, stringify } from "yaml";
 import * as z from "zod/mini";
 import { DatamonError, ioError, isErrno } from "../cas/index.ts";
 import { countJournalChanges } from "./overlay/journal.ts";
 import { ScratchLock } from "./overlay/lock.ts";
 import { dataDirectory, journalFile } from "./overlay/overlay.ts";
-import { isRunning, thisProcess } from "./process-identity.ts";
+import { isRunning, type ProcessIdentity, thisProcess } from "./process-identity.ts";
 
 const FORMAT = 1;
 const ID_BYTES = 4;
+
+const identitySchema = z.object({ pid: z.int().check(z.positive()), started: z.string() });
 
 const recordSchema = z.object({
   format: z.literal(FORMAT),
@@ -30,10 +45,14 @@ const recordSchema = z.object({
   /** For the bundle to come. */
   message: z.string(),
   label: z.optional(z.string()),
+  /** How many bytes of disk it may take. */
+  limit: z.optional(z.int().check(z.positive())),
   /** ISO 8601. */
   created: z.string(),
   /** The process that mounted it last. */
-  daemon: z.object({ pid: z.int().check(z.positive()), started: z.string() }),
+  daemon: identitySchema,
+  /** The process that starts another where that one dies. */
+  supervisor: z.optional(identitySchema),
   /** Id of the bundle that a commit began to make of the present changes. */
   committing: z.optional(z.string()),
 });
@@ -51,7 +70,7 @@ export interface Scratch {
 
 /** A scratch as it is listed. */
 export interface ScratchStatus extends Scratch {
-  /** The process that mounted it runs. */
+  /** The process that mounted it runs, or its supervisor. */
   readonly alive: boolean;
   /** How many names and inodes differ from the base; undefined where its journal cannot be read. */
   readonly changes: number | undefined;
@@ -68,17 +87,23 @@ export interface NewScratch {
   readonly directory: string;
   readonly message?: string;
   readonly label?: string;
+  /** Directory to keep it in, of which the root then has a link to it. */
+  readonly place?: string;
+  /** How many bytes of disk it may take. */
+  readonly limit?: number;
+  /** Of this process. */
+  readonly supervisor?: ProcessIdentity | undefined;
 }
 
 /** Makes a scratch under `root`, claimed by this process. */
 export async function createScratch(root: string, options: NewScratch): Promise<Scratch> {
-  const { repo, base, directory: mount, message = "", label } = options;
+  const { repo, base, directory: mount, message = "", label, place, limit, supervisor } = options;
   await mkdir(root, { recursive: true, mode: 0o700 });
   for (;;) {
     const id = randomBytes(ID_BYTES).toString("hex");
     const directory = join(root, id);
     try {
-      await mkdir(directory, { mode: 0o700 });
+      await makeDirectory(directory, place === undefined ? undefined : join(resolve(place), id));
     } catch (error) {
       if (isErrno(error, "EEXIST")) continue;
       throw ioError(`make the scratch ${directory}`, error);
@@ -91,12 +116,28 @@ export async function createScratch(root: string, options: NewScratch): Promise<
       directory: mount,
       message,
       ...(label !== undefined && { label }),
+      ...(limit !== undefined && { limit }),
       created: new Date().toISOString(),
       daemon: await thisProcess(),
+      ...(supervisor !== undefined && { supervisor }),
     };
     const made = await writeRecord({ id, directory, record });
     await syncDirectory(root);
     return made;
+  }
+}
+
+/** Makes `directory`, or `place` and `directory` as a link to it. */
+async function makeDirectory(directory: string, place: string | undefined): Promise<void> {
+  if (place === undefined) return await mkdir(directory, { mode: 0o700 });
+  await mkdir(dirname(place), { recursive: true, mode: 0o700 });
+  await symlink(place, directory);
+  try {
+    await mkdir(place, { mode: 0o700 });
+    await syncDirectory(dirname(place));
+  } catch (error) {
+    await rm(directory);
+    throw error;
   }
 }
 
@@ -119,11 +160,12 @@ export async function listScratches(root: string, tell?: (error: DatamonError) =
   for (const id of await scratchIds(root)) {
     try {
       const scratch = await readScratch(root, id);
-      const alive = await isRunning(scratch.record.daemon);
+      const alive = (await holderOf(scratch.record)) !== undefined;
       found.push({ ...scratch, alive, changes: changesOrUnknown(scratch), bytes: await dataBytes(scratch) });
     } catch (error) {
-      // Gone since the directory was listed.
-      if (error instanceof DatamonError && error.code === "not-found") continue;
+      // Gone since the directory was listed, and not only out of reach.
+      const known = await lstat(join(root, id)).catch(() => undefined);
+      if (error instanceof DatamonError && error.code === "not-found" && known === undefined) continue;
       tell?.(ioError(`read the scratch ${join(root, id)}`, error));
     }
   }
@@ -140,11 +182,18 @@ export function countChanges(scratch: Pick<Scratch, "directory">): number {
  * Makes this process the one that has the scratch mounted, before it opens the namespace. Throws
  * "conflict" where another that runs has it. A commit that was begun and not finished is forgotten,
  * since the tree will change.
+ *
+ * @param supervisor this process's
  */
-export async function claimScratch(scratch: Scratch, directory: string): Promise<Scratch> {
+export async function claimScratch(
+  scratch: Scratch,
+  directory: string,
+  supervisor?: ProcessIdentity,
+): Promise<Scratch> {
   await checkUnused(scratch);
-  const { committing: _, ...record } = scratch.record;
-  return await writeRecord({ ...scratch, record: { ...record, directory, daemon: await thisProcess() } });
+  const { committing: _, supervisor: __, ...record } = scratch.record;
+  const held = { directory, daemon: await thisProcess(), ...(supervisor !== undefined && { supervisor }) };
+  return await writeRecord({ ...scratch, record: { ...record, ...held } });
 }
 
 /** Writes down which bundle a commit is about to make, so that a retry knows what it finds. */
@@ -156,6 +205,8 @@ export async function markCommitting(scratch: Scratch, bundle: string): Promise<
 export async function discardScratch(scratch: Scratch): Promise<void> {
   await checkUnused(scratch);
   try {
+    const place = await realpath(scratch.directory).catch(() => scratch.directory);
+    await rm(place, { recursive: true, force: true });
     await rm(scratch.directory, { recursive: true, force: true });
   } catch (error) {
     throw ioError(`remove the scratch ${scratch.directory}`, error);
@@ -167,9 +218,18 @@ export async function rereadScratch({ directory, id }: Scratch): Promise<Scratch
   return await readScratch(dirname(directory), id);
 }
 
-async function checkUnused({ id, directory, record }: Scratch): Promise<void> {
-  if (record.daemon.pid !== process.pid && (await isRunning(record.daemon))) {
-    throw new DatamonError("conflict", `scratch ${id} is mounted at ${record.directory} (pid ${record.daemon.pid})`, {
+/** The process that has the scratch mounted, or will again; undefined where none has. */
+async function holderOf({ daemon, supervisor }: ScratchRecord): Promise<ProcessIdentity | undefined> {
+  if (await isRunning(daemon)) return daemon;
+  return supervisor !== undefined && (await isRunning(supervisor)) ? supervisor : undefined;
+}
+
+/** Throws "conflict" where a process has the scratch mounted that is neither this one nor its supervisor. */
+export async function checkUnused({ id, directory, record }: Scratch): Promise<void> {
+  const holder = await holderOf(record);
+  const own = holder === record.daemon ? process.pid : process.ppid;
+  if (holder !== undefined && holder.pid !== own) {
+    throw new DatamonError("conflict", `scratch ${id} is mounted at ${record.directory} (pid ${holder.pid})`, {
       hint: `Unmount it first: datamon unmount ${record.directory}`,
     });
   }

@@ -1,6 +1,6 @@
 /** A bundle as a read-only tree. */
 
-import type { Segment } from "../cache/index.ts";
+import { type FileLayout, type Segment, WHOLE_FILE } from "../cache/index.ts";
 import type { ByteString } from "../cas/index.ts";
 import type { Inode } from "../meta/index.ts";
 import {
@@ -14,7 +14,8 @@ import {
   reservedXattrNames,
 } from "./base.ts";
 import { FsError } from "./errno.ts";
-import { type Attr, type Entry, type FsStats, NAME_MAX, type Namespace } from "./namespace.ts";
+import { type Attr, type Backing, type Entry, type FsStats, NAME_MAX, type Namespace } from "./namespace.ts";
+import { seek } from "./seek.ts";
 
 const BLOCK = 4096;
 
@@ -67,8 +68,21 @@ export class SnapshotNamespace implements Namespace {
     if (!isRegular(inode.mode)) throw new FsError("EINVAL");
     const plan: Segment[] = [];
     const end = Math.min(offset + length, inode.size);
-    if (offset < end) this.#base.plan(ino, offset, end, plan);
+    if (offset < end) this.#base.plan(inode, offset, end, plan);
     return plan;
+  }
+
+  seek(ino: number, offset: number, whence: number): number {
+    return seek((at, length) => this.planRead(ino, at, length), this.#inode(ino).size, offset, whence);
+  }
+
+  backing(ino: number): Backing | undefined {
+    const { mode, size, hash } = this.#inode(ino);
+    return isRegular(mode) && size >= WHOLE_FILE && hash !== undefined ? { kind: "content", hash } : undefined;
+  }
+
+  layout(ino: number): FileLayout | undefined {
+    return this.#base.layout(this.#inode(ino));
   }
 
   getxattr(ino: number, name: ByteString): Buffer {
@@ -111,6 +125,14 @@ export class SnapshotNamespace implements Namespace {
   changes(): number {
     return 0;
   }
+
+  begin(_request: string): void {}
+
+  isDone(_request: string): boolean {
+    return false;
+  }
+
+  forget(_ino: number): void {}
 
   close(): void {
     this.#base.close();

@@ -19,8 +19,11 @@ export interface Context {
 
 /** Opens the stores that `config` names. Nothing is made or fetched yet. */
 export async function openContext(config: Config): Promise<Context> {
-  const [metadata, blob] = await Promise.all([openStore(config.metadata), openStore(config.blob)]);
-  const { name, email } = config;
+  const { name, email, credential } = config;
+  const [metadata, blob] = await Promise.all([
+    openStore(config.metadata, { credential }),
+    openStore(config.blob, { credential }),
+  ]);
   const contributor =
     name === undefined && email === undefined ? undefined : { ...loginIdentity(), ...defined({ name, email }) };
   return { metadata, blobs: new BlobStore(blob), contributor, config };

@@ -1,7 +1,7 @@
 /** A process with a cache of its own, for tests with several of them: node child.ts DIRECTORY SIZE-LIMIT */
 import assert from "node:assert/strict";
 import { DiskCache } from "../../src/cache/index.ts";
-import { type Request, sample } from "./support.ts";
+import { insertPiece, largeFile, type Request, sample } from "./support.ts";
 
 const [, , directory = "", sizeLimit] = process.argv;
 const cache = DiskCache.open(directory, { sizeLimit: Number(sizeLimit) });
@@ -33,6 +33,10 @@ function answer(request: Request): unknown {
         resident++;
       }
       return resident;
+    }
+    case "assemble": {
+      const file = largeFile(request.from, request.count, request.size);
+      return file.layout.pieces.filter((_, index) => insertPiece(cache, file, index)).length;
     }
     case "status":
       return cache.status();

@@ -73,6 +73,10 @@ interface Bench {
 }
 
 /** A store of `count` blobs of `size` bytes and an empty cache. */
+function ahead(hashes: string[]): { blob: string }[] {
+  return hashes.map((blob) => ({ blob }));
+}
+
 async function setUp(t: TestContext, count: number, size: number): Promise<Bench> {
   const store = new WatchedStore(await openStore(`file://${freshDirectory(t)}`));
   const blobs = new BlobStore(store);

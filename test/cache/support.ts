@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, readdirSync, rmSync, statSync } from "node:fs"
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestContext } from "node:test";
+import type { DiskCache, FileLayout, Home } from "../../src/cache/index.ts";
 import { type Hash, hashOf } from "../../src/cas/index.ts";
 
 export const KIB = 1024;
@@ -42,6 +43,39 @@ export function bytesOnDisk(directory: string): number {
     }
   }
   return sum;
+}
+
+/** A file of which every part is a blob, but for one hole. */
+export interface LargeFile {
+  readonly layout: FileLayout;
+  readonly content: Buffer;
+}
+
+/** Blobs from the sample `first` on, of sizes that fill no disk block; number 2 is a hole, the last one is number 0 again. */
+export function largeFile(first: number, count = 6, size = 300_001): LargeFile {
+  const pieces: { blob: Hash; offset: number; length: number }[] = [];
+  const content = Buffer.alloc(count * size);
+  for (let index = 0; index < count; index++) {
+    if (index === 2) continue;
+    const { hash, content: bytes } = sample(index === count - 1 ? first : first + index, size);
+    bytes.copy(content, index * size);
+    pieces.push({ blob: hash, offset: index * size, length: size });
+  }
+  return { layout: { file: hashOf(content), size: content.length, pieces }, content };
+}
+
+export function homeOf(file: LargeFile, index: number): Home {
+  const { offset: start, length } = file.layout.pieces[index]!;
+  return { file: file.layout.file, size: file.layout.size, start, length };
+}
+
+export function bytesOf(file: LargeFile, index: number): Buffer {
+  const { offset, length } = file.layout.pieces[index]!;
+  return Buffer.from(file.content.subarray(offset, offset + length));
+}
+
+export function insertPiece(cache: DiskCache, file: LargeFile, index: number): boolean {
+  return cache.insert(file.layout.pieces[index]!.blob, bytesOf(file, index), homeOf(file, index));
 }
 
 /** Starts test/cache/child.ts, which opens the cache in `directory` and does what it is told. */
@@ -91,6 +125,8 @@ export type Request =
   | { do: "insert"; from: number; to: number; size: number }
   /** Answers how many of the samples `from` to `to` are resident with the right bytes; throws on wrong bytes. */
   | { do: "check"; from: number; to: number; size: number }
+  /** Inserts the blobs of a large file into its container; answers how many were taken. */
+  | { do: "assemble"; from: number; count: number; size: number }
   /** Answers the cache's status. */
   | { do: "status" }
   /** Closes the cache and ends. */

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { type ByteString, bytesOf, ContentHasher } from "../../src/cas/index.ts";
 import type { Namespace } from "../../src/fs/namespace.ts";
+import { SEEK_DATA, SEEK_HOLE } from "../../src/fs/seek.ts";
 import { listAll, noise, outcome, resolve, type Spec, T0, type World } from "../fs/fixture.ts";
 
 const BIG = noise(3 * 1024 * 1024 + 17, 1);
@@ -184,6 +185,31 @@ export function namespaceSuite(name: string, subject: NamespaceCase): void {
       assert.ok((await world.read(namespace, sparse, 990, 20)).equals(SPARSE.subarray(990, 1010)));
     });
 
+    test("data and holes", () => {
+      const { ino, size } = resolve(namespace, "sparse");
+      const seek = (offset: number, whence: number): number | string => {
+        let found: number | undefined;
+        const end = outcome(() => {
+          found = namespace.seek(ino, offset, whence);
+        });
+        return found ?? end;
+      };
+      assert.equal(seek(0, SEEK_DATA), 0);
+      const hole = seek(0, SEEK_HOLE) as number;
+      assert.ok(hole >= 1000 && hole <= size, `hole at ${hole}`);
+      // Zeros that were written are not a hole everywhere.
+      if (hole < size) {
+        assert.equal(seek(hole, SEEK_HOLE), hole);
+        const data = seek(hole, SEEK_DATA) as number;
+        assert.ok(data > hole && data <= size - 1000, `data at ${data}`);
+        assert.equal(seek(data, SEEK_DATA), data);
+      } else assert.ok(namespace.writable);
+      assert.equal(seek(size - 1, SEEK_HOLE), size);
+      assert.equal(seek(size, SEEK_DATA), "ENXIO");
+      assert.equal(seek(size, SEEK_HOLE), "ENXIO");
+      assert.equal(seek(0, 0), "EINVAL");
+    });
+
     test("extended attributes: stored ones, the hash, the bundle", () => {
       const { ino } = resolve(namespace, "alpha.txt");
       assert.deepEqual([...namespace.getxattr(ino, bytesOf("user.note"))], [0, 255, 7]);
@@ -198,7 +224,10 @@ export function namespaceSuite(name: string, subject: NamespaceCase): void {
         "ENODATA",
       );
       if (bundle === undefined) return;
-      assert.ok(names.includes(bytesOf("user.datamon.hash")) && names.includes(bytesOf("user.datamon.bundle")));
+      // What can be copied to where nobody may set it is no attribute to tell of.
+      for (const name of ["user.datamon.hash", "user.datamon.bundle"]) {
+        assert.equal(names.includes(bytesOf(name)), !namespace.writable, name);
+      }
       const hash = new ContentHasher().update(Buffer.from("alpha\n")).digest();
       assert.equal(namespace.getxattr(ino, bytesOf("user.datamon.hash")).toString(), hash);
       assert.equal(

@@ -227,7 +227,7 @@ describe("the commit of a mount that dies or fails", () => {
     assert.match(await home.fails(1, "scratch", "discard", scratch.id), /is mounted at/);
     assert.match(await home.fails(1, "scratch", "commit", scratch.id), /mounted|in use/);
     const [pid] = home.daemons();
-    process.kill(pid as number, "SIGKILL");
+    home.kill();
     await until(
       () => !runs(pid as number),
       () => "the daemon dies",

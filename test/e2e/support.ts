@@ -249,26 +249,36 @@ export class Home {
 
   /** Unmounts all that is mounted below, ends the daemons, and removes the directory. */
   async end(): Promise<void> {
-    for (const pid of this.daemons()) {
+    this.kill();
+    for (const directory of mountedBelow(this.root).reverse()) spawnSync("umount", ["-l", directory]);
+    rmSync(this.root, { recursive: true, force: true, maxRetries: 5 });
+  }
+
+  /** Kills what serves mounts of this home: supervisors first, which would start others. */
+  kill(): void {
+    for (const pid of [...this.#serving("supervisor"), ...this.#serving("daemon")]) {
       try {
         process.kill(pid, "SIGKILL");
       } catch {
         // It has ended by itself.
       }
     }
-    for (const directory of mountedBelow(this.root).reverse()) spawnSync("umount", ["-l", directory]);
-    rmSync(this.root, { recursive: true, force: true, maxRetries: 5 });
   }
 
   /** Daemons of mounts of this home that run. */
   daemons(): number[] {
+    return this.#serving("daemon");
+  }
+
+  #serving(role: "supervisor" | "daemon"): number[] {
     const records = this.own("mounts");
     if (!existsSync(records)) return [];
     return readdirSync(records).flatMap((id) => {
       const file = join(records, id, "mount.json");
       if (!existsSync(file)) return [];
-      const record: { state: string; daemon: { pid: number } } = JSON.parse(readFileSync(file, "utf8"));
-      return record.state !== "ended" && runs(record.daemon.pid) ? [record.daemon.pid] : [];
+      const record: { state: string } & Record<string, { pid: number }> = JSON.parse(readFileSync(file, "utf8"));
+      const pid = record[role]?.pid;
+      return record.state !== "ended" && pid !== undefined && runs(pid) ? [pid] : [];
     });
   }
 }

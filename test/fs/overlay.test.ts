@@ -8,6 +8,7 @@ import { after, afterEach, before, beforeEach, describe, test } from "node:test"
 import { bytesOf } from "../../src/cas/index.ts";
 import { type Caller, type Namespace, RENAME_EXCHANGE, RENAME_NOREPLACE } from "../../src/fs/namespace.ts";
 import { OverlayNamespace } from "../../src/fs/overlay/overlay.ts";
+import { SEEK_DATA, SEEK_HOLE } from "../../src/fs/seek.ts";
 import { namespaceSuite, SAMPLE } from "../conformance/namespace.ts";
 import { listAll, noise, outcome, ROOT_USER, resolve, type Spec, T0, World } from "./fixture.ts";
 
@@ -507,6 +508,36 @@ describe("overlay", () => {
     assert.ok(
       large.subarray(0, 4000).equals(LARGE.subarray(0, 4000)) && large.subarray(4000, 7000).every((byte) => byte === 0),
     );
+  });
+
+  test("a write right after the times were told changes them", () => {
+    const { ino } = namespace.create(1, b("watched"), 0o644, USER);
+    namespace.write(ino, 0, Buffer.from("one"));
+    for (let round = 0; round < 200; round++) {
+      const before = namespace.getattr(ino).mtimeNs;
+      namespace.write(ino, 0, Buffer.from("two"));
+      assert.ok(namespace.getattr(ino).mtimeNs > before);
+    }
+  });
+
+  test("holes: of the base, cut, punched and written over", () => {
+    const { ino, size } = at("large");
+    const seek = (offset: number, whence: number): number => namespace.seek(ino, offset, whence);
+    assert.equal(seek(0, SEEK_HOLE), size);
+    namespace.setattr(ino, { size: 100_000 }, ROOT_USER);
+    namespace.setattr(ino, { size: 100_000_000 }, ROOT_USER);
+    assert.equal(seek(0, SEEK_HOLE), 100_000);
+    assert.equal(
+      outcome(() => seek(100_000, SEEK_DATA)),
+      "ENXIO",
+    );
+    namespace.write(ino, 81_920_000, Buffer.alloc(4096, 1));
+    assert.equal(seek(100_000, SEEK_DATA), 81_920_000);
+    assert.equal(seek(81_920_000, SEEK_HOLE), 81_924_096);
+    namespace.fallocate(ino, 3, 8192, 8192);
+    assert.deepEqual([seek(0, SEEK_HOLE), seek(8192, SEEK_DATA)], [8192, 16_384]);
+    again();
+    assert.deepEqual([seek(0, SEEK_HOLE), seek(8192, SEEK_DATA)], [8192, 16_384]);
   });
 
   test("special files live while the scratch does", () => {

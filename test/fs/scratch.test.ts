@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
@@ -61,6 +61,25 @@ test("the list counts changes while the scratch is open, and shows damage withou
   assert.ok(only !== undefined && only.bytes >= 100_000);
   assert.deepEqual(told, ["damaged"]);
   namespace.close();
+});
+
+test("a scratch that is kept elsewhere is listed, worked on and discarded like any other", async () => {
+  const all = join(root, "all");
+  const place = join(root, "else", "where");
+  const scratch = await createScratch(all, { repo: "repo", directory: "/mnt/here", place, limit: 1_000_000 });
+  assert.deepEqual(await readdir(place), [scratch.id]);
+  const namespace = OverlayNamespace.open(scratch.directory, undefined, undefined);
+  namespace.create(1, bytesOf("f"), 0o644, ROOT_USER);
+  namespace.close();
+  const [listed] = await listScratches(all);
+  assert.deepEqual([listed?.id, listed?.changes, listed?.record.limit], [scratch.id, 1, 1_000_000]);
+  await rename(place, `${place}-away`);
+  const told: string[] = [];
+  assert.deepEqual(await listScratches(all, (error) => told.push(error.code)), []);
+  assert.deepEqual(told, ["not-found"]);
+  await rename(`${place}-away`, place);
+  await discardScratch(await getScratch(all, scratch.id));
+  assert.deepEqual([await readdir(place), await readdir(all)], [[], []]);
 });
 
 test("a scratch in use is not discarded", async () => {

@@ -1,10 +1,12 @@
 /** The process that serves a mount for the tests, so that they may use it like anybody else: without waiting for themselves. */
 
 import { DiskCache, Fetcher } from "../../src/cache/index.ts";
-import { BlobStore, blobKey, DatamonError, type ObjectStore, openStore } from "../../src/cas/index.ts";
+import { BlobStore, blobKey, DatamonError, openStore } from "../../src/cas/index.ts";
 import { openChannel } from "../../src/fs/channels/channel.ts";
 import { prepareDirectory } from "../../src/fs/mount-directory.ts";
+import { chooseOpenMode } from "../../src/fs/open-mode.ts";
 import type { DaemonMessage, DaemonTask, TestMessage } from "./fixture.ts";
+import { stalling } from "./stalling-store.ts";
 
 const task = JSON.parse(process.argv[2]!) as DaemonTask;
 
@@ -15,18 +17,6 @@ function tell(message: DaemonMessage): void {
 function describe(error: unknown): { code: string; message: string; hint: string | undefined } {
   if (error instanceof DatamonError) return { code: error.code, message: error.message, hint: error.hint };
   return { code: "none", message: String(error), hint: undefined };
-}
-
-/** A store that never answers for one key. */
-function stalling(store: ObjectStore, key: string): ObjectStore {
-  return new Proxy(store, {
-    get(target, property) {
-      const value: unknown = Reflect.get(target, property, target);
-      if (typeof value !== "function") return value;
-      return (first: unknown, ...rest: unknown[]): unknown =>
-        first === key ? new Promise(() => {}) : value.call(target, first, ...rest);
-    },
-  });
 }
 
 const store = await openStore(task.store);
@@ -40,6 +30,7 @@ try {
     cacheDirectory: task.cacheDirectory,
     name: task.name,
     allowOther: task.allowOther,
+    openMode: task.openMode === undefined ? chooseOpenMode(task.spec) : { mode: task.openMode, reason: "the test" },
     fetcher: new Fetcher(blobs, cache),
     onError: (request, subject, error) => tell({ kind: "failure", request, subject, message: String(error) }),
   });

@@ -10,6 +10,7 @@ import { pathToFileURL } from "node:url";
 import { BlobStore, type ByteString, blobKey, bytesOf, type Hash, hashOf, openStore } from "../../src/cas/index.ts";
 import type { ChannelKind } from "../../src/fs/channels/channel.ts";
 import type { NamespaceSpec } from "../../src/fs/namespace.ts";
+import type { OpenMode } from "../../src/fs/open-mode.ts";
 import { CatalogWriter } from "../../src/meta/index.ts";
 
 /** What a test mounts. Paths are in the order of a catalog: a directory before what is in it. */
@@ -33,6 +34,8 @@ export interface DaemonTask {
   readonly cacheDirectory: string;
   readonly name: string;
   readonly allowOther: boolean;
+  /** By default the one that a mount of the command line would have. */
+  readonly openMode?: OpenMode | undefined;
   /** A blob for which the store never answers. */
   readonly stall?: Hash | undefined;
 }
@@ -111,7 +114,7 @@ export class Fixture {
   }
 
   /** A writable tree over `snapshot`, or one that starts empty. */
-  overlay(snapshot?: NamespaceSpec & { kind: "snapshot" }): NamespaceSpec {
+  overlay(snapshot?: NamespaceSpec & { kind: "snapshot" }): NamespaceSpec & { kind: "overlay" } {
     const scratch = join(this.root, "scratch");
     mkdirSync(join(scratch, "data"), { recursive: true });
     return { kind: "overlay", catalog: snapshot?.catalog, scratch, bundle: snapshot?.bundle };
@@ -126,7 +129,7 @@ export class Fixture {
   async mount(
     kind: ChannelKind,
     spec: NamespaceSpec,
-    options: { directory?: string; stall?: Buffer; allowOther?: boolean } = {},
+    options: { directory?: string; stall?: Buffer; allowOther?: boolean; openMode?: OpenMode } = {},
   ): Promise<Mounted> {
     const task: DaemonTask = {
       kind,
@@ -136,6 +139,7 @@ export class Fixture {
       cacheDirectory: join(this.root, "cache"),
       name: "datamon:repo@a, b",
       allowOther: options.allowOther === true,
+      openMode: options.openMode,
       stall: options.stall && hashOf(options.stall),
     };
     const child = fork(join(import.meta.dirname, "daemon.ts"), [JSON.stringify(task)], { stdio: "inherit" });

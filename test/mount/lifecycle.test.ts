@@ -33,6 +33,7 @@ interface Listed {
 let home: string;
 let directory: string;
 const daemons = new Set<number>();
+const supervisors = new Set<number>();
 
 /** Runs the command line with a home directory of its own. */
 async function datamon(...args: string[]): Promise<Ended> {
@@ -61,6 +62,7 @@ async function mount(...args: string[]): Promise<number> {
   for (const id of await readdir(records)) {
     const record = JSON.parse(await readFile(join(records, id, "mount.json"), "utf8"));
     if (record.state === "ended") continue;
+    if (record.supervisor !== undefined) supervisors.add(record.supervisor.pid);
     daemons.add(record.daemon.pid);
     return record.daemon.pid;
   }
@@ -106,6 +108,20 @@ function runs(pid: number): boolean {
   }
 }
 
+/** Kills all that serves the mounts there are. */
+async function killAll(): Promise<void> {
+  // First those that would start others.
+  for (const pid of [...supervisors, ...daemons]) {
+    try {
+      process.kill(pid, "SIGKILL");
+    } catch {
+      // It has ended by itself.
+    }
+    await ended(pid);
+  }
+  supervisors.clear();
+}
+
 /** Waits until a process that is not a child of this one has ended. */
 async function ended(pid: number): Promise<void> {
   while (runs(pid)) await setTimeout(20);
@@ -134,14 +150,7 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
-  for (const pid of daemons) {
-    try {
-      process.kill(pid, "SIGKILL");
-    } catch {
-      // It has ended by itself.
-    }
-    await ended(pid);
-  }
+  await killAll();
   await detach(directory, { lazy: true }).catch(() => {});
   await rm(home, { recursive: true, force: true });
 });
@@ -260,16 +269,15 @@ describe("a mount", () => {
   });
 });
 
-describe("a daemon that is killed", () => {
+describe("a daemon that is killed with its supervisor", () => {
   it("leaves every byte that was fsynced to scratch commit", async () => {
-    const pid = await mountWritable();
+    await mountWritable();
     const content = randomBytes(3_000_000);
     const file = await open(join(directory, "big"), "w");
     await file.write(content);
     await file.sync();
     await writeFile(join(directory, "robin.csv"), "robin,9\n");
-    process.kill(pid, "SIGKILL");
-    await ended(pid);
+    await killAll();
     await file.close().catch(() => {});
 
     const dead = await datamon("unmount", directory);
@@ -286,9 +294,8 @@ describe("a daemon that is killed", () => {
   });
 
   it("is not listed, and its place can be mounted on again", async () => {
-    const pid = await mount();
-    process.kill(pid, "SIGKILL");
-    await ended(pid);
+    await mount();
+    await killAll();
     assert.deepEqual(JSON.parse(await ok("mount", "list", "-o", "json")), []);
     await mount();
     assert.equal(await readFile(join(directory, "robin.csv"), "utf8"), "robin,1\n");

@@ -3,6 +3,7 @@
 import { describe } from "node:test";
 import type { ChannelKind } from "../../src/fs/channels/channel.ts";
 import { lifeTests } from "./life.ts";
+import { posixTests } from "./posix.ts";
 import { readTests } from "./reading.ts";
 import { writeTests } from "./writing.ts";
 
@@ -17,6 +18,8 @@ export interface Abilities {
   /** renameat2 with flags. */
   readonly renameFlags: boolean;
   readonly fallocate: boolean;
+  /** SEEK_DATA and SEEK_HOLE. */
+  readonly holes: boolean;
   /** New files belong to who makes them, and setuid bits go when somebody else writes. */
   readonly callers: boolean;
   /** A reader that is killed goes away while the network is waited for. */
@@ -30,6 +33,7 @@ const ABILITIES: Record<ChannelKind, Abilities> = {
     oneTime: true,
     renameFlags: true,
     fallocate: true,
+    holes: true,
     callers: true,
     interrupts: true,
   },
@@ -39,6 +43,7 @@ const ABILITIES: Record<ChannelKind, Abilities> = {
     oneTime: false,
     renameFlags: false,
     fallocate: false,
+    holes: false,
     callers: false,
     interrupts: false,
   },
@@ -49,6 +54,7 @@ export function runMountSuite(kind: ChannelKind): void {
   describe(`a mount through the channel ${kind}`, () => {
     readTests(kind, ABILITIES[kind]);
     writeTests(kind, ABILITIES[kind]);
+    posixTests(kind, ABILITIES[kind]);
     lifeTests(kind, ABILITIES[kind]);
   });
 }

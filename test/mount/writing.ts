@@ -327,6 +327,12 @@ export function writeTests(kind: ChannelKind, can: Abilities): void {
         assert.equal(asNobody("echo mine > shared/mine && echo more >> shared/tool"), 0);
         assert.deepEqual([statSync(path("shared/mine")).uid, statSync(path("shared/mine")).gid], [NOBODY, NOBODY]);
         assert.equal(statSync(path("shared/tool")).mode, 0o100777);
+        for (const change of [": > shared/tool", "echo x >> shared/tool", "fallocate -l 99 shared/tool"]) {
+          chmodSync(path("shared/tool"), 0o6777);
+          assert.equal(asNobody(change), 0);
+          // `stat` asks for no more than it prints, and what else changed must not be what brings the mode.
+          assert.equal(execFileSync("stat", ["-c", "%a", path("shared/tool")], { encoding: "utf8" }), "777\n", change);
+        }
         chmodSync(path("shared/tool"), 0o4755);
         execFileSync("chown", [String(NOBODY), path("shared/tool")]);
         assert.equal(statSync(path("shared/tool")).mode, 0o100755);

@@ -21,8 +21,9 @@ export function getXattr(path: ByteString, name: string): Buffer {
   return Buffer.from(value.subarray(0, length));
 }
 
-export function setXattr(path: ByteString, name: string, value: Buffer): void {
-  checked(libc().lsetxattr(cPath(path), cPath(bytesOf(name)), value, value.length, 0), "lsetxattr");
+/** @param flags as in setxattr(2) */
+export function setXattr(path: ByteString, name: string, value: Buffer, flags = 0): void {
+  checked(libc().lsetxattr(cPath(path), cPath(bytesOf(name)), value, value.length, flags), "lsetxattr");
 }
 
 export function removeXattr(path: ByteString, name: string): void {

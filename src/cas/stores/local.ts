@@ -5,8 +5,9 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { DatamonError, ioError, isErrno, ObjectNotFoundError } from "../errors.ts";
 import { faultPoint } from "../faults.ts";
-import type { ByteRange, ObjectBody, ObjectInfo, ObjectStore } from "../store.ts";
+import type { ByteRange, ListOptions, ObjectBody, ObjectInfo, ObjectStore, PutOptions } from "../store.ts";
 import { DirectorySync } from "./directory-sync.ts";
+import { checkKey, isSegment } from "./keys.ts";
 
 const DEFAULT_PAGE = 1000;
 const COPY_CHUNK = 4 * 1024 * 1024;
@@ -70,7 +71,7 @@ export class LocalStore implements ObjectStore {
     }
   }
 
-  async put(key: string, body: ObjectBody, options: { readonly ifAbsent?: boolean } = {}): Promise<boolean> {
+  async put(key: string, body: ObjectBody, options: PutOptions = {}): Promise<boolean> {
     const path = this.#pathOf(key);
     const place = options.ifAbsent === true ? linkUnlessThere : replace;
     try {
@@ -87,10 +88,7 @@ export class LocalStore implements ObjectStore {
     }
   }
 
-  async list(
-    prefix: string,
-    options: { readonly after?: string; readonly limit?: number } = {},
-  ): Promise<ObjectInfo[]> {
+  async list(prefix: string, options: ListOptions = {}): Promise<ObjectInfo[]> {
     const limit = options.limit ?? DEFAULT_PAGE;
     const directory = prefix.slice(0, prefix.lastIndexOf("/") + 1);
     if (directory !== "") this.#pathOf(directory.slice(0, -1));
@@ -212,9 +210,7 @@ export class LocalStore implements ObjectStore {
   }
 
   #pathOf(key: string): string {
-    if (key.startsWith(".") || !key.split("/").every(isSegment)) {
-      throw new DatamonError("usage", `${JSON.stringify(key)} cannot be an object's key in ${this.url}`);
-    }
+    checkKey(key, this.url);
     return join(this.#root, key);
   }
 
@@ -231,10 +227,6 @@ function rootOf(url: string): string {
   } catch (error) {
     throw new DatamonError("usage", `${url} is not a local store: ${(error as Error).message}`, { cause: error });
   }
-}
-
-function isSegment(name: string): boolean {
-  return /^[!-.0-~]+$/.test(name) && name !== "." && name !== "..";
 }
 
 async function entriesOf(directory: string): Promise<Dirent[]> {

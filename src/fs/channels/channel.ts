@@ -2,6 +2,9 @@
 
 import type { Fetcher } from "../../cache/index.ts";
 import type { NamespaceSpec } from "../namespace.ts";
+import type { OpenModeChoice } from "../open-mode.ts";
+import type { Supervision } from "../supervision/supervision.ts";
+import type { Latencies } from "./meter.ts";
 
 /** `kernel`: Linux, the FUSE protocol spoken directly. `fuse-native`: libfuse through the npm package of that name. */
 export type ChannelKind = "kernel" | "fuse-native";
@@ -17,14 +20,28 @@ export interface ChannelOptions {
   readonly name: string;
   /** Other users than the one who mounts see it too, each with the permissions that its files give. */
   readonly allowOther?: boolean | undefined;
+  /** How files are to be opened. */
+  readonly openMode: OpenModeChoice;
   /** Where reads go whose content is not on this machine. */
   readonly fetcher: Fetcher;
+  /** The supervisor of this process, which has another one take the mount over; of channels that can do so. */
+  readonly supervision?: Supervision | undefined;
   /** Told of each failure that is not part of a file system's normal life; `subject` is an inode or path. */
   onError(request: string, subject: string, error: unknown): void;
 }
 
+/** What came of a channel's requests since it was opened. Reads that the kernel answers by itself are not among them. */
+export interface ChannelCounts {
+  /** By the channel's own names of its requests; those that came. */
+  readonly requests: readonly (Latencies & { readonly request: string })[];
+  /** Slices of blobs that were on disk when they were asked for. */
+  readonly diskHits: number;
+}
+
 /** A mount that is served. */
 export interface Channel {
+  /** How files are opened, which is not always as it was asked. */
+  readonly openMode: OpenModeChoice;
   /** Resolves when the mount is gone, however it went, and the namespace is closed. */
   readonly closed: Promise<void>;
   /**
@@ -32,6 +49,7 @@ export interface Channel {
    * with `lazy` it goes all the same, and what is open in it fails from then on.
    */
   unmount(options?: { lazy?: boolean }): Promise<void>;
+  counts(): ChannelCounts;
 }
 
 /** Mounts; resolves when the mount answers. Throws `DatamonError`. */

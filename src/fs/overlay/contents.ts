@@ -8,9 +8,10 @@
 
 import type { Segment } from "../../cache/index.ts";
 import { addZeros, isDirectory, isRegular } from "../base.ts";
+import { nowNs } from "../clock.ts";
 import { FsError } from "../errno.ts";
 import { type Caller, FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE } from "../namespace.ts";
-import { type Edit, type Inodes, nowNs, sizeOf } from "./inodes.ts";
+import { type Edit, type Inodes, sizeOf } from "./inodes.ts";
 import type { InodeRow, Range } from "./journal.ts";
 
 const S_ISUID = 0o4000;
@@ -42,7 +43,7 @@ export class Contents {
     const plan: Segment[] = [];
     if (row === undefined) {
       const end = Math.min(offset + length, inode!.size);
-      if (offset < end) this.#inodes.base.plan(ino, offset, end, plan);
+      if (offset < end) this.#inodes.base.plan(inode!, offset, end, plan);
       return plan;
     }
     const data = this.#inodes.dataStat(ino);
@@ -70,7 +71,8 @@ export class Contents {
     checkRegular(row?.mode ?? this.#inodes.unchanged(ino).mode);
     if (data.length === 0) return 0;
     const mode = row === undefined || caller === undefined || caller.uid === 0 ? row?.mode : withoutSetId(row.mode);
-    if (row?.changed && !row.mtimeSet && mode === row.mode && this.#isJournaled(row, offset, offset + data.length)) {
+    const plain = row?.changed && !row.mtimeSet && mode === row.mode && !this.#inodes.hidesWrite(ino);
+    if (plain && this.#isJournaled(row, offset, offset + data.length)) {
       const done = this.#inodes.data.write(ino, offset, data);
       this.#inodes.dataChanged(ino);
       return done;
@@ -207,7 +209,7 @@ export class Contents {
 
   #planBelow(row: InodeRow, start: number, end: number, plan: Segment[]): void {
     const shown = Math.min(end, row.baseSize);
-    if (start < shown) this.#inodes.base.plan(row.ino, start, shown, plan);
+    if (start < shown) this.#inodes.base.plan(this.#inodes.unchanged(row.ino), start, shown, plan);
     addZeros(plan, end - Math.max(start, shown));
   }
 }

@@ -16,7 +16,10 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { isErrno } from "../../cas/index.ts";
-import { fallocate, syncfs } from "./libc.ts";
+import { FsError } from "../errno.ts";
+import { FALLOC_PUNCH_HOLE } from "../namespace.ts";
+import { fallocate, setModified, syncfs } from "./libc.ts";
+import { Space } from "./space.ts";
 
 /** Descriptors that stay open although nobody has the inode open. */
 const IDLE_DESCRIPTORS = 256;
@@ -28,24 +31,31 @@ const SYNC_ONE_BY_ONE = 256;
 export interface DataStat {
   readonly size: number;
   readonly mtimeNs: bigint;
+  readonly ctimeNs: bigint;
   readonly blocks: number;
 }
 
 /** The data files of one scratch, by inode number. A file appears when it is first written. */
 export class DataFiles {
   readonly directory: string;
+  /** Where there is a limit. */
+  readonly space: Space | undefined;
   readonly #pins = new Map<number, number>();
   /** Open descriptors of pinned inodes. */
   readonly #held = new Map<number, number>();
   /** Open descriptors of the others, the one that was let go first in front. */
   readonly #idle = new Map<number, number>();
   readonly #dirty = new Set<number>();
+  /** Those that others write to. */
+  readonly #shared = new Set<number>();
   #namesDirty = false;
   #allDirty = false;
 
-  constructor(directory: string) {
+  /** @param limit bytes that data and `journal` may take together */
+  constructor(directory: string, journal?: string, limit?: number) {
     this.directory = directory;
     mkdirSync(directory, { recursive: true, mode: 0o700 });
+    if (journal !== undefined && limit !== undefined) this.space = new Space(limit, directory, journal);
   }
 
   path(ino: number): string {
@@ -81,7 +91,14 @@ export class DataFiles {
       fd === undefined
         ? statSync(this.path(ino), { bigint: true, throwIfNoEntry: false })
         : fstatSync(fd, { bigint: true });
-    return found && { size: Number(found.size), mtimeNs: found.mtimeNs, blocks: Number(found.blocks) };
+    return (
+      found && {
+        size: Number(found.size),
+        mtimeNs: found.mtimeNs,
+        ctimeNs: found.ctimeNs,
+        blocks: Number(found.blocks),
+      }
+    );
   }
 
   /** A descriptor of a file that is there. It stays open while `ino` is pinned, and otherwise until others are opened. */
@@ -92,31 +109,67 @@ export class DataFiles {
   /** Writes `data`, making the file where it is not there; returns how many bytes the disk took, 1 at least. */
   write(ino: number, offset: number, data: Buffer): number {
     const fd = this.#create(ino);
-    let done = writeSync(fd, data, 0, data.length, offset);
-    try {
-      while (done < data.length) done += writeSync(fd, data, done, data.length - done, offset + done);
-    } catch {
-      // The caller learns how far it got, as from write(2); going on fails with the error itself.
-    }
-    return done;
+    const length = this.space?.fitting(fd, offset, data.length) ?? data.length;
+    return this.#counted(fd, () => {
+      let done = writeSync(fd, data, 0, length, offset);
+      try {
+        while (done < length) done += writeSync(fd, data, done, length - done, offset + done);
+      } catch {
+        // The caller learns how far it got, as from write(2); going on fails with the error itself.
+      }
+      return done;
+    });
   }
 
   /** Sets the size, making the file where it is not there. */
   truncate(ino: number, size: number): void {
-    ftruncateSync(this.#create(ino), size);
+    const fd = this.#create(ino);
+    this.#counted(fd, () => ftruncateSync(fd, size));
   }
 
   /** fallocate(2), making the file where it is not there. */
   allocate(ino: number, mode: number, offset: number, length: number): void {
-    fallocate(this.#create(ino), mode, offset, length);
+    const fd = this.#create(ino);
+    const frees = (mode & FALLOC_PUNCH_HOLE) !== 0;
+    if (!frees && (this.space?.fitting(fd, offset, length) ?? length) < length) throw new FsError("ENOSPC");
+    this.#counted(fd, () => fallocate(fd, mode, offset, length));
+  }
+
+  /** Sets the modification time, making the file where it is not there. */
+  setModified(ino: number, timeNs: bigint): void {
+    setModified(this.#create(ino), timeNs);
+  }
+
+  /**
+   * A descriptor of the file of a pinned inode, which is made where it is not there, for others to
+   * read and write through until `unshare`.
+   */
+  share(ino: number): number {
+    const fd = this.#create(ino);
+    this.#shared.add(ino);
+    return fd;
+  }
+
+  /** Nobody else uses the file any more; false where nobody did. */
+  unshare(ino: number): boolean {
+    if (!this.#shared.delete(ino)) return false;
+    this.#create(ino);
+    return true;
+  }
+
+  isShared(ino: number): boolean {
+    return this.#shared.has(ino);
   }
 
   /** Removes the file; one that is not there is no error. */
   remove(ino: number): void {
     this.#close(ino);
     this.#dirty.delete(ino);
+    this.#shared.delete(ino);
+    const blocks = this.space && (statSync(this.path(ino), { throwIfNoEntry: false })?.blocks ?? 0);
     try {
       unlinkSync(this.path(ino));
+      if (blocks !== undefined) this.space?.add(-blocks);
     } catch (error) {
       if (!isErrno(error, "ENOENT")) throw error;
     }
@@ -124,7 +177,7 @@ export class DataFiles {
 
   /** The content of `ino`, and its file's name, are on the disk when this returns. */
   sync(ino: number): void {
-    if (this.#dirty.has(ino) || this.#allDirty) {
+    if (this.#dirty.has(ino) || this.#allDirty || this.#shared.has(ino)) {
       if (this.stat(ino) !== undefined) fdatasyncSync(this.descriptor(ino));
       this.#dirty.delete(ino);
     }
@@ -134,7 +187,7 @@ export class DataFiles {
   /** All data files are on the disk when this returns. */
   syncAll(): void {
     if (this.#allDirty) this.#syncFileSystem();
-    else for (const ino of this.#dirty) this.sync(ino);
+    else for (const ino of new Set([...this.#dirty, ...this.#shared])) this.sync(ino);
     this.#allDirty = false;
     this.#dirty.clear();
     this.#syncNames();
@@ -144,6 +197,17 @@ export class DataFiles {
     for (const fd of [...this.#held.values(), ...this.#idle.values()]) closeSync(fd);
     this.#held.clear();
     this.#idle.clear();
+  }
+
+  /** Makes a change to a file and counts what it took of the limit. */
+  #counted<T>(fd: number, change: () => T): T {
+    if (this.space === undefined) return change();
+    const before = fstatSync(fd).blocks;
+    try {
+      return change();
+    } finally {
+      this.space.add(fstatSync(fd).blocks - before);
+    }
   }
 
   #create(ino: number): number {

@@ -35,6 +35,10 @@ export class EmptyBase implements Base {
 
   plan(): void {}
 
+  layout(): undefined {
+    return undefined;
+  }
+
   maxIno(): number {
     return ROOT_INO;
   }

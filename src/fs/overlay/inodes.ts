@@ -2,6 +2,7 @@
 
 import type { Inode } from "../../meta/index.ts";
 import { attrOfInode, type Base, isRegular, isSymlink } from "../base.ts";
+import { nowNs } from "../clock.ts";
 import { errnoName, FsError } from "../errno.ts";
 import { type Attr, ROOT_INO } from "../namespace.ts";
 import type { DataFiles, DataStat } from "./data.ts";
@@ -33,12 +34,12 @@ interface Hot {
   row: InodeRow;
   /** The data file; null where that has to be looked up. */
   data: DataStat | undefined | null;
+  /** Its times were told since the row was changed. */
+  told: boolean;
 }
 
-/** Now, in nanoseconds. */
-export function nowNs(): bigint {
-  return BigInt(Date.now()) * 1_000_000n;
-}
+/** The clock of files goes in steps of this many nanoseconds at most (one of the kernel's ticks), and lags as much. */
+const FILE_CLOCK_STEP = 10_000_000n;
 
 /** The changes of one call, gathered so that they are made together or not at all. */
 export class Edit {
@@ -119,7 +120,9 @@ export class Inodes {
 
   attr(ino: number): Attr {
     const hot = this.#find(ino);
-    return hot === undefined ? attrOfInode(this.unchanged(ino)) : attrOfRow(hot.row, this.#data(hot));
+    if (hot === undefined) return attrOfInode(this.unchanged(ino));
+    hot.told = true;
+    return attrOfRow(hot.row, this.#data(hot));
   }
 
   /** The attributes of an inode that the base has just been asked for. */
@@ -131,6 +134,16 @@ export class Inodes {
   dataStat(ino: number): DataStat | undefined {
     const hot = this.#find(ino);
     return hot === undefined ? undefined : this.#data(hot);
+  }
+
+  /**
+   * True where a write that only the data file shows might leave the modification time that was told:
+   * the row's is of a finer clock. Programs that look for changes would not see this one, unless the
+   * file was empty.
+   */
+  hidesWrite(ino: number): boolean {
+    const hot = this.#hot.get(ino);
+    return hot?.told === true && hot.data !== undefined && nowNs() - hot.row.mtimeNs < FILE_CLOCK_STEP;
   }
 
   /** Says that the data file of `ino` was changed. */
@@ -227,10 +240,11 @@ export class Inodes {
     if (hot !== undefined) {
       hot.row = row;
       hot.data = null;
+      hot.told = false;
       return;
     }
     if (this.#hot.size >= HOT_INODES) this.#coolDown();
-    this.#hot.set(row.ino, { row, data: null });
+    this.#hot.set(row.ino, { row, data: null, told: false });
     this.#changed.add(row.ino);
   }
 
@@ -244,7 +258,9 @@ export class Inodes {
   }
 
   #data(hot: Hot): DataStat | undefined {
-    if (hot.data === null) hot.data = isRegular(hot.row.mode) ? this.data.stat(hot.row.ino) : undefined;
+    // What others write they do not tell.
+    if (hot.data === null || this.data.isShared(hot.row.ino))
+      hot.data = isRegular(hot.row.mode) ? this.data.stat(hot.row.ino) : undefined;
     return hot.data;
   }
 
@@ -280,7 +296,7 @@ function attrOfRow(row: InodeRow, data: DataStat | undefined): Attr {
     size,
     nlink: row.nlink,
     mtimeNs,
-    ctimeNs: row.ctimeNs > written ? row.ctimeNs : written,
+    ctimeNs: data !== undefined && data.ctimeNs > row.ctimeNs ? data.ctimeNs : row.ctimeNs,
     atimeNs: row.atimeNs ?? mtimeNs,
     blocks: !isRegular(row.mode) ? 0 : row.baseSize > 0 ? Math.ceil(size / 512) : (data?.blocks ?? 0),
     rdev: row.rdev,

@@ -96,6 +96,8 @@ export class Journal {
   #wal: number | undefined;
   #nextIno: number;
   #inoLimit: number;
+  /** The request whose change the next transaction makes. */
+  #request: string | undefined;
 
   private constructor(file: string, database: Database.Database) {
     this.file = file;
@@ -153,12 +155,34 @@ export class Journal {
     this.#statements.begin.run();
     try {
       const result = change();
+      if (this.#request !== undefined) this.#statements.setRequest.run(this.#request);
       this.#statements.commit.run();
+      this.#request = undefined;
       return result;
     } catch (error) {
       if (this.#database.inTransaction) this.#statements.rollback.run();
       throw error;
     }
+  }
+
+  /** The next transaction is what the request of this id asks for. */
+  begin(request: string): void {
+    this.#request = request;
+  }
+
+  /** The last request that `begin` was told of and whose transaction was made. */
+  lastRequest(): string | undefined {
+    return this.#meta("request") as string | undefined;
+  }
+
+  /** Ids of requests begin anew: the one that is kept has nothing to do with those to come. */
+  forgetRequest(): void {
+    this.#statements.forgetRequest.run();
+  }
+
+  /** No inode has this number yet, nor a higher one. */
+  get firstFreeIno(): number {
+    return this.#nextIno;
   }
 
   /** A number that no inode has had. Call it within a transaction. */
@@ -337,6 +361,8 @@ const SQL = {
   rollback: "ROLLBACK",
   getMeta: "SELECT value FROM meta WHERE key = ?",
   setNextIno: "UPDATE meta SET value = ? WHERE key = 'next_ino'",
+  setRequest: "INSERT INTO meta VALUES ('request', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+  forgetRequest: "DELETE FROM meta WHERE key = 'request'",
   getInode: "SELECT * FROM inode WHERE ino = ?",
   inodes: "SELECT * FROM inode WHERE ino BETWEEN ? AND ? ORDER BY ino LIMIT ?",
   putInode: "INSERT OR REPLACE INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -11,7 +11,6 @@ import {
   isRegular,
   isSymlink,
   reservedXattr,
-  reservedXattrNames,
   S_IFDIR,
   S_IFLNK,
   S_IFMT,
@@ -22,6 +21,7 @@ import {
 import { FsError } from "../errno.ts";
 import {
   type Attr,
+  type Backing,
   type Caller,
   type Entry,
   type FsStats,
@@ -34,6 +34,7 @@ import {
   XATTR_CREATE,
   XATTR_REPLACE,
 } from "../namespace.ts";
+import { seek } from "../seek.ts";
 import { Contents, withoutSetId } from "./contents.ts";
 import { DataFiles } from "./data.ts";
 import { EmptyBase } from "./empty.ts";
@@ -74,15 +75,26 @@ export class OverlayNamespace implements Namespace {
   readonly #names: Names;
   readonly #contents: Contents;
   readonly #handles = new Map<number, number>();
+  /** Inodes below this number may be open by handles that a process before this one gave and that are not counted. */
+  #firstCounted = 0;
+  /** Inodes without names that may be open so: they stay until the kernel forgets them. */
+  readonly #left = new Set<number>();
   #closed = false;
 
-  private constructor(directory: string, base: Base, bundle: string | undefined, lock: ScratchLock, journal: Journal) {
+  private constructor(
+    directory: string,
+    base: Base,
+    bundle: string | undefined,
+    lock: ScratchLock,
+    journal: Journal,
+    limit: number | undefined,
+  ) {
     this.#directory = directory;
     this.#bundle = bundle;
     this.#lock = lock;
     this.#journal = journal;
     this.#base = base;
-    this.#data = new DataFiles(dataDirectory(directory));
+    this.#data = new DataFiles(dataDirectory(directory), journal.file, limit);
     this.#inodes = new Inodes(base, journal, this.#data, new Reserve(join(directory, "reserve")));
     this.#names = new Names(this.#inodes);
     this.#contents = new Contents(this.#inodes);
@@ -95,8 +107,16 @@ export class OverlayNamespace implements Namespace {
    *
    * @param catalog file of the base's catalog; undefined for a tree that starts empty
    * @param bundle id of the base
+   * @param adopted the kernel goes on with what the process before was asked, and has files open
+   * @param limit bytes that the scratch may take
    */
-  static open(directory: string, catalog: string | undefined, bundle: string | undefined): OverlayNamespace {
+  static open(
+    directory: string,
+    catalog: string | undefined,
+    bundle: string | undefined,
+    adopted = false,
+    limit?: number,
+  ): OverlayNamespace {
     const lock = ScratchLock.take(directory);
     let base: Base | undefined;
     let journal: Journal | undefined;
@@ -104,8 +124,12 @@ export class OverlayNamespace implements Namespace {
       base = catalog === undefined ? new EmptyBase() : new CatalogBase(catalog);
       journal = Journal.open(journalFile(directory), bundle, base.maxIno());
       if (catalog === undefined && journal.inode(ROOT_INO) === undefined) journal.putInode(firstRoot(base));
-      const overlay = new OverlayNamespace(directory, base, bundle, lock, journal);
-      overlay.#removeOrphans();
+      const overlay = new OverlayNamespace(directory, base, bundle, lock, journal, limit);
+      if (adopted) overlay.#adopt();
+      else {
+        journal.forgetRequest();
+        overlay.#removeOrphans();
+      }
       return overlay;
     } catch (error) {
       journal?.close();
@@ -143,22 +167,49 @@ export class OverlayNamespace implements Namespace {
     return this.#contents.plan(ino, offset, length);
   }
 
+  seek(ino: number, offset: number, whence: number): number {
+    return seek((at, length) => this.planRead(ino, at, length), this.#inodes.attr(ino).size, offset, whence);
+  }
+
+  /**
+   * A file is in one place where nothing of the base shows; whoever writes to another changes the
+   * journal. One with bits that go when it is written to has to be written to here.
+   */
+  backing(ino: number): Backing | undefined {
+    // What the kernel writes by itself nobody counts.
+    if (this.#data.space !== undefined) return undefined;
+    const row = this.#inodes.row(ino);
+    if (row === undefined || !isRegular(row.mode) || row.baseSize > 0 || !row.changed) return undefined;
+    if (withoutSetId(row.mode) !== row.mode) return undefined;
+    if (row.mtimeSet) this.#inodes.apply((edit) => this.#moveTime(edit, ino, row.mtimeNs));
+    const fd = this.#data.share(ino);
+    this.#inodes.dataChanged(ino);
+    return { kind: "file", fd };
+  }
+
+  layout(): undefined {
+    return undefined;
+  }
+
   getxattr(ino: number, name: ByteString): Buffer {
     const value = name.startsWith(XATTR_RESERVED) ? this.#reserved(ino, name) : this.#xattr(ino, name);
     if (value === undefined) throw new FsError("ENODATA");
     return value;
   }
 
+  /** Without Datamon's own, which `getxattr` has: programs that copy attributes would be refused to set them. */
   listxattr(ino: number): ByteString[] {
-    const row = this.#inodes.row(ino);
-    const names = reservedXattrNames(this.#inodes.mode(ino)).filter((name) => this.#reserved(ino, name) !== undefined);
-    const stored = row?.ownXattrs ? this.#journal.xattrs(ino) : this.#base.inode(ino)?.xattrs;
-    return [...names, ...(stored?.keys() ?? [])];
+    const stored = this.#inodes.row(ino)?.ownXattrs ? this.#journal.xattrs(ino) : this.#base.inode(ino)?.xattrs;
+    return [...(stored?.keys() ?? [])];
   }
 
   statfs(): FsStats {
     const { blocks, bfree, bavail, files, ffree, bsize } = statfsSync(this.#directory);
-    return { blocks, bfree, bavail, files, ffree, bsize, namemax: NAME_MAX };
+    const { space } = this.#data;
+    const names = { files, ffree, bsize, namemax: NAME_MAX };
+    if (space === undefined) return { blocks, bfree, bavail, ...names };
+    const left = Math.min(Math.floor(space.left / bsize), bavail);
+    return { blocks: Math.floor(space.limit / bsize), bfree: left, bavail: left, ...names };
   }
 
   /** As the seam says; with O_TRUNC a file is emptied. */
@@ -178,7 +229,8 @@ export class OverlayNamespace implements Namespace {
       return;
     }
     this.#handles.delete(ino);
-    if (this.#inodes.row(ino)?.nlink === 0) this.#removeInode(ino);
+    if (this.#data.unshare(ino)) this.#inodes.dataChanged(ino);
+    if (!this.#left.has(ino) && this.#inodes.row(ino)?.nlink === 0) this.#removeInode(ino);
   }
 
   create(parent: number, name: ByteString, mode: number, caller: Caller): Attr {
@@ -202,6 +254,7 @@ export class OverlayNamespace implements Namespace {
   }
 
   link(ino: number, parent: number, name: ByteString): Attr {
+    this.#data.space?.check();
     this.#inodes.apply((edit) => {
       const row = edit.get(ino);
       this.#names.free(edit, parent, name);
@@ -298,6 +351,7 @@ export class OverlayNamespace implements Namespace {
           ...(mtimeNs === undefined ? {} : { mtimeNs, mtimeSet: true, atimeNs: row.atimeNs ?? shown.atimeNs }),
           ...(atimeNs === undefined ? {} : { atimeNs }),
         });
+        if (mtimeNs !== undefined && this.#data.isShared(ino)) this.#moveTime(edit, ino, mtimeNs);
       });
     }
     return this.#inodes.attr(ino);
@@ -310,6 +364,7 @@ export class OverlayNamespace implements Namespace {
   setxattr(ino: number, name: ByteString, value: Buffer, flags: number): void {
     checkXattrName(name);
     if (value.length > XATTR_SIZE_MAX) throw new FsError("E2BIG");
+    this.#data.space?.check();
     this.#inodes.apply((edit) => {
       this.#ownXattrs(edit, ino);
       const known = this.#journal.xattr(ino, name) !== undefined;
@@ -345,6 +400,21 @@ export class OverlayNamespace implements Namespace {
     return this.#journal.countChanges();
   }
 
+  begin(request: string): void {
+    this.#journal.begin(request);
+  }
+
+  isDone(request: string): boolean {
+    return this.#journal.lastRequest() === request;
+  }
+
+  forget(ino: number): void {
+    if (!this.#left.delete(ino)) return;
+    for (let left = this.#handles.get(ino) ?? 0; left > 0; left--) this.#data.unpin(ino);
+    this.#handles.delete(ino);
+    if (this.#inodes.row(ino)?.nlink === 0) this.#removeInode(ino);
+  }
+
   /** Closes; inodes that were unlinked and are open still go now. A second call does nothing. */
   close(): void {
     if (this.#closed) return;
@@ -361,6 +431,7 @@ export class OverlayNamespace implements Namespace {
   }
 
   #make(parent: number, name: ByteString, mode: number, caller: Caller, more: Partial<InodeRow>): Attr {
+    this.#data.space?.check();
     const ino = this.#inodes.apply((edit) => {
       this.#names.free(edit, parent, name);
       const above = edit.get(parent);
@@ -395,6 +466,14 @@ export class OverlayNamespace implements Namespace {
     return this.#inodes.attr(ino);
   }
 
+  /** Makes the modification time that of the data file, so that it holds until the next write, whoever writes. */
+  #moveTime(edit: Edit, ino: number, mtimeNs: bigint): void {
+    this.#data.setModified(ino, mtimeNs);
+    this.#inodes.dataChanged(ino);
+    // The later of row and file counts, and the next write may come before a time that was set in the future.
+    edit.update(ino, { mtimeSet: false, mtimeNs: mtimeNs < edit.now ? mtimeNs : edit.now });
+  }
+
   #lookupIfThere(parent: number, name: ByteString): number | undefined {
     try {
       return this.#names.lookup(parent, name).ino;
@@ -408,12 +487,19 @@ export class OverlayNamespace implements Namespace {
   #drop(edit: Edit, ino: number): void {
     const { mode, nlink } = this.#inodes.row(ino) ?? this.#inodes.unchanged(ino);
     const left = isDirectory(mode) ? 0 : nlink - 1;
-    if (left > 0 || this.#handles.has(ino)) {
+    const uncounted = ino < this.#firstCounted;
+    if (left > 0 || this.#handles.has(ino) || uncounted) {
       edit.update(ino, { nlink: left, ctimeNs: edit.now });
+      if (left === 0 && uncounted) this.#left.add(ino);
       return;
     }
     edit.remove(ino);
     this.#contents.forget(ino);
+  }
+
+  #adopt(): void {
+    this.#firstCounted = this.#journal.firstFreeIno;
+    for (const ino of this.#journal.orphans()) this.#left.add(ino);
   }
 
   #removeInode(ino: number): void {

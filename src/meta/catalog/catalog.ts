@@ -56,6 +56,9 @@ export class Catalog {
   readonly #parent: Database.Statement<unknown[], [number | null]>;
   readonly #extents: Database.Statement<unknown[], [number, string, number, number]>;
   readonly #subdirectories: Database.Statement<unknown[], [Buffer, number]>;
+  /** For those who look ahead. */
+  #following: Database.Statement<unknown[], [number, number, number, number, number]> | undefined;
+  #blobHash: Database.Statement<[number], string> | undefined;
 
   private constructor(file: string, database: Database.Database) {
     this.file = file;
@@ -128,6 +131,50 @@ export class Catalog {
       }
       return extents;
     });
+  }
+
+  /**
+   * The extents of this file from `start` on and of those after it, in the order of inode numbers,
+   * which is path order as far as a catalog was built at once; of extents next to each other in one
+   * blob only the first.
+   */
+  *following(ino: number, start: number): Generator<{ ino: number; extent: Extent }> {
+    this.#following ??= this.#database
+      .prepare<unknown[], [number, number, number, number, number]>(
+        `SELECT ino, start, blob, offset, length FROM extent
+         WHERE (ino, start) > (+?, +?) ORDER BY ino, start LIMIT ${PAGE}`,
+      )
+      .raw();
+    this.#blobHash ??= this.#database
+      .prepare<[number], string>("SELECT lower(hex(hash)) FROM blob WHERE id = +?")
+      .pluck();
+    let after: [number, number] = [ino, start - 1];
+    let last: number | undefined;
+    for (;;) {
+      const rows = this.#guard(() => this.#following!.all(...after));
+      for (const [file, from, id, offset, length] of rows) {
+        if (id === last) continue;
+        last = id;
+        const blob = this.#guard(() => this.#blobHash!.get(id));
+        if (blob === undefined) throw damaged(this.file, `inode ${file} has an extent in no blob`);
+        yield { ino: file, extent: { start: from, blob, offset, length } };
+      }
+      if (rows.length < PAGE) return;
+      after = [rows[PAGE - 1]![0], rows[PAGE - 1]![1]];
+    }
+  }
+
+  /** Number and total size of the files of at least `size` bytes; reads every inode. */
+  filesFrom(size: number): { files: number; bytes: number } {
+    return this.#guard(
+      () =>
+        this.#database
+          .prepare<[number], { files: number; bytes: number }>(
+            `SELECT count(*) AS files, coalesce(sum(size), 0) AS bytes FROM inode
+             WHERE size >= ? AND (mode & 61440) = 32768`,
+          )
+          .get(size)!,
+    );
   }
 
   /** The whole content of the file `ino`. Throws "not-found" where there is no such file. */

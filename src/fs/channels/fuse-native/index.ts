@@ -19,12 +19,15 @@ import { constants } from "node:fs";
 import { access, stat } from "node:fs/promises";
 import { setTimeout } from "node:timers/promises";
 import { promisify } from "node:util";
-import { DiskCache } from "../../../cache/index.ts";
+import { DiskCache, Readahead } from "../../../cache/index.ts";
 import { DatamonError, ioError, isErrno } from "../../../cas/index.ts";
 import { detach, isMounted, type MountPoint, mountedAt } from "../../mount-table.ts";
 import { openNamespace } from "../../namespace.ts";
-import type { Channel, ChannelOptions } from "../channel.ts";
-import { createMount, type FuseMount } from "./binding.ts";
+import type { OpenModeChoice } from "../../open-mode.ts";
+import { CatalogOutlook } from "../../outlook.ts";
+import type { Channel, ChannelCounts, ChannelOptions } from "../channel.ts";
+import { Meter } from "../meter.ts";
+import { createMount, type FuseMount, type Operations } from "./binding.ts";
 import { MAX_REQUEST, operationsOf, type Served } from "./operations.ts";
 
 /** How often the table of mounts is looked at, in milliseconds: the package does not tell that a mount ended. */
@@ -36,10 +39,12 @@ const FOREVER = 1_000_000;
 /** Mounts `options.directory` through `fuse-native`. Throws `DatamonError`, "unsupported" where the package or libfuse is missing. */
 export async function openFuseNative(options: ChannelOptions): Promise<Channel> {
   const namespace = openNamespace(options.spec);
+  const outlook = CatalogOutlook.open(options.spec);
   const served: { -readonly [Part in keyof Served]: Served[Part] } = {
     namespace,
     cache: undefined,
     fetcher: options.fetcher,
+    readahead: outlook && new Readahead(options.fetcher, outlook),
     caller: { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0, pid: 0 },
     closed: false,
     onError: (request, path, error) => options.onError(request, path, error),
@@ -47,6 +52,7 @@ export async function openFuseNative(options: ChannelOptions): Promise<Channel> 
   const close = () => {
     served.closed = true;
     namespace.close();
+    outlook?.close();
     served.cache?.close();
   };
   try {
@@ -54,14 +60,17 @@ export async function openFuseNative(options: ChannelOptions): Promise<Channel> 
       options.cacheDirectory,
       options.cacheSize === undefined ? {} : { sizeLimit: options.cacheSize },
     );
-    const fuse = createMount(options.directory, operationsOf(served), {
+    const operations = new Metered(operationsOf(served));
+    const { stats } = served.cache;
+    const counts = () => ({ requests: operations.counts(), diskHits: stats.hits });
+    const fuse = createMount(options.directory, operations.metered, {
       timeout: false,
       fsname: mountOptions(options.name, namespace.writable),
       defaultPermissions: true,
       allowOther: options.allowOther === true,
       maxRead: MAX_REQUEST,
     });
-    return new FuseNativeChannel(await openMount(fuse, options), fuse, close);
+    return new FuseNativeChannel(await openMount(fuse, options), fuse, close, options.openMode, counts);
   } catch (error) {
     close();
     throw error;
@@ -119,15 +128,58 @@ async function explainMounting(directory: string, allowOther: boolean, error: Er
   });
 }
 
+/** Operations that count how often each is asked for, and how long it takes. */
+class Metered {
+  readonly metered: Operations;
+  readonly #names: readonly string[];
+  readonly #meter: Meter;
+
+  constructor(operations: Operations) {
+    const entries = Object.entries(operations) as [string, (...args: unknown[]) => void][];
+    this.#names = entries.map(([name]) => name);
+    this.#meter = new Meter(entries.length);
+    const metered = entries.map(([name, operation], kind) => [name, this.#count(kind, operation)]);
+    this.metered = Object.fromEntries(metered) as Operations;
+  }
+
+  counts(): ChannelCounts["requests"] {
+    return this.#names
+      .map((request, kind) => ({ request, ...this.#meter.latencies(kind) }))
+      .filter(({ count }) => count > 0);
+  }
+
+  /** The last argument of every operation takes its answer. */
+  #count(kind: number, operation: (...args: unknown[]) => void): (...args: unknown[]) => void {
+    return (...args) => {
+      const began = performance.now();
+      const done = args.pop() as (...answer: unknown[]) => void;
+      operation(...args, (...answer: unknown[]) => {
+        this.#meter.note(kind, performance.now() - began);
+        done(...answer);
+      });
+    };
+  }
+}
+
 class FuseNativeChannel implements Channel {
+  readonly openMode: OpenModeChoice;
   readonly closed: Promise<void>;
+  readonly counts: () => ChannelCounts;
   readonly #mount: MountPoint;
   readonly #fuse: FuseMount;
   readonly #close: () => void;
   #gone = false;
   #resolveClosed!: () => void;
 
-  constructor(mount: MountPoint, fuse: FuseMount, close: () => void) {
+  constructor(
+    mount: MountPoint,
+    fuse: FuseMount,
+    close: () => void,
+    openMode: OpenModeChoice,
+    counts: () => ChannelCounts,
+  ) {
+    this.counts = counts;
+    this.openMode = openMode;
     this.#mount = mount;
     this.#fuse = fuse;
     this.#close = close;

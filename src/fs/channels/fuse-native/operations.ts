@@ -1,7 +1,14 @@
 /** Decodes the requests of `fuse-native`, asks the namespace, encodes the answers. */
 
 import { constants } from "node:fs";
-import { type DiskCache, type Fetcher, readLocal } from "../../../cache/index.ts";
+import {
+  type DiskCache,
+  type Fetcher,
+  lastBlob,
+  type Readahead,
+  readLocal,
+  type Segment,
+} from "../../../cache/index.ts";
 import { type ByteString, bytesOf, toBuffer } from "../../../cas/index.ts";
 import { errnoOf, FsError } from "../../errno.ts";
 import type { Attr, Caller, Entry, Namespace, SetAttr } from "../../namespace.ts";
@@ -26,6 +33,7 @@ export interface Served {
   readonly namespace: Namespace;
   readonly cache: DiskCache | undefined;
   readonly fetcher: Fetcher;
+  readonly readahead: Readahead | undefined;
   /** Whose new files are: libfuse knows who asks, the package does not say it. */
   readonly caller: Caller;
   /** True from when the namespace is closed: what still comes, through files held open over a lazy unmount, gets ENOTCONN. */
@@ -58,6 +66,12 @@ export function operationsOf(served: Served): Operations {
   /** Answers with what `work` returns. */
   function answer<T>(request: string, path: string, done: Done<T>, work: () => T): void {
     attempt(request, path, done, () => done(0, work()));
+  }
+
+  /** Has what follows be fetched ahead. */
+  function reached(ino: number, offset: number, plan: readonly Segment[]): void {
+    const last = lastBlob(plan, offset);
+    if (last !== undefined) served.readahead?.reached(ino, last.offset, last.blob);
   }
 
   function change(request: string, path: string, done: Done, work: () => unknown): void {
@@ -110,9 +124,11 @@ export function operationsOf(served: Served): Operations {
       attempt("read", path, done, () => {
         const target = buffer.subarray(0, length);
         const plan = namespace.planRead(handles.ino(handle), offset, length);
+        const met = cache?.stats.met;
         const read = cache === undefined ? undefined : readLocal(plan, cache, target);
         if (read !== undefined) done(read);
         else fetcher.read(plan, target).then(done, (error) => done(fail("read", path, error)));
+        if (read === undefined || cache?.stats.met !== met) reached(handles.ino(handle), offset, plan);
       }),
 
     release: (path, handle, done) => change("release", path, done, () => handles.release(handle)),

@@ -4,22 +4,33 @@ import { closeSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { DatamonError } from "../../../cas/index.ts";
 import { detach, isMounted, type MountPoint, mountedAt } from "../../mount-table.ts";
-import type { Channel, ChannelOptions } from "../channel.ts";
+import type { OpenMode, OpenModeChoice } from "../../open-mode.ts";
+import type { Supervision } from "../../supervision/supervision.ts";
+import type { Channel, ChannelCounts, ChannelOptions } from "../channel.ts";
 import { mountDirectory } from "./mounting.ts";
 import { Server } from "./server.ts";
 
 /** Read-ahead of a mount, in KiB: one request of the largest size. The kernel's own 128 slows sequential reads down by a third. */
 const READ_AHEAD_KB = 1024;
 
-/** Mounts `options.directory` through the kernel's own protocol. Throws `DatamonError`. */
+/**
+ * Mounts `options.directory` through the kernel's own protocol, or takes over the mount that is there
+ * and whose daemon died. Throws `DatamonError`.
+ */
 export async function openKernel(options: ChannelOptions): Promise<Channel> {
   if (process.platform !== "linux") {
     throw new DatamonError("unsupported", "the kernel channel needs Linux", { hint: "Use --channel fuse-native." });
   }
-  const { directory } = options;
+  const { directory, supervision } = options;
   const server = new Server(options);
   try {
     await server.opened;
+    if (supervision?.inherited !== undefined) {
+      const { point } = supervision.inherited.mount;
+      server.serve(supervision.device, point);
+      const { openMode } = await server.started;
+      return new KernelChannel(point, server, supervision, agreedMode(options.openMode, openMode));
+    }
     const fd = await mountDirectory(directory, {
       name: options.name,
       readOnly: options.spec.kind === "snapshot",
@@ -31,9 +42,10 @@ export async function openKernel(options: ChannelOptions): Promise<Channel> {
       throw new DatamonError("io", `the mount on ${directory} went away at once`);
     }
     server.serve(fd, mount);
-    await server.started;
+    const session = await server.started;
     await raiseReadAhead(mount);
-    return new KernelChannel(mount, server);
+    await supervision?.share(fd, session, mount);
+    return new KernelChannel(mount, server, supervision, agreedMode(options.openMode, session.openMode));
   } catch (error) {
     await server.abandon();
     throw error;
@@ -41,13 +53,17 @@ export async function openKernel(options: ChannelOptions): Promise<Channel> {
 }
 
 class KernelChannel implements Channel {
+  readonly openMode: OpenModeChoice;
   readonly closed: Promise<void>;
   readonly #mount: MountPoint;
   readonly #server: Server;
+  readonly #supervision: Supervision | undefined;
 
-  constructor(mount: MountPoint, server: Server) {
+  constructor(mount: MountPoint, server: Server, supervision: Supervision | undefined, openMode: OpenModeChoice) {
+    this.openMode = openMode;
     this.#mount = mount;
     this.#server = server;
+    this.#supervision = supervision;
     this.closed = server.closed.then(async () => {
       // A worker that died leaves a mount that fails every call.
       if (await isMounted(mount)) await detach(mount.directory, { lazy: true }).catch(() => {});
@@ -55,8 +71,10 @@ class KernelChannel implements Channel {
   }
 
   async unmount(options: { lazy?: boolean } = {}): Promise<void> {
-    if (options.lazy) await this.#server.abandon();
-    else if (await isMounted(this.#mount)) {
+    if (options.lazy) {
+      this.#supervision?.ending();
+      await this.#server.abandon();
+    } else if (await isMounted(this.#mount)) {
       try {
         await detach(this.#mount.directory);
       } catch (error) {
@@ -66,6 +84,15 @@ class KernelChannel implements Channel {
     }
     await this.closed;
   }
+
+  counts(): ChannelCounts {
+    return this.#server.counts();
+  }
+}
+
+/** What was asked for, or what the kernel took instead. */
+function agreedMode(asked: OpenModeChoice, mode: OpenMode): OpenModeChoice {
+  return mode === asked.mode ? asked : { mode, reason: `this kernel does not offer ${asked.mode}` };
 }
 
 /** Only root may, and not in every container; the mount is the same without, only slower. */

@@ -1,17 +1,23 @@
 /** From a request to its reply: decodes, asks the namespace, encodes. It knows no file descriptor of the kernel's. */
 
-import { type DiskCache, readLocal, type Segment } from "../../../cache/index.ts";
-import { type ByteString, toBuffer } from "../../../cas/index.ts";
+import { type DiskCache, type FileLayout, lastBlob, readLocal, type Segment } from "../../../cache/index.ts";
+import { type ByteString, faultPoint, type Hash, toBuffer } from "../../../cas/index.ts";
+import { isDirectory } from "../../base.ts";
+import { nowNs } from "../../clock.ts";
 import { errnoOf, FsError } from "../../errno.ts";
 import type { Attr, Namespace, SetAttr } from "../../namespace.ts";
+import type { OpenMode } from "../../open-mode.ts";
 import { withoutSetId } from "../../overlay/contents.ts";
-import { negotiate, offers } from "./negotiate.ts";
+import { monotonicMs } from "./counts.ts";
+import { negotiate, offers, type Session } from "./negotiate.ts";
+import { type OpenedFiles, Openings, type Register, UNCACHED } from "./openings.ts";
 import { FIRST_ENTRY, Positions } from "./positions.ts";
 import {
   InitFlag,
   MAJOR,
   MAX_IO,
   OLDEST_MINOR,
+  OPEN_KILL_SUIDGID,
   Opcode,
   OpenFlag,
   OUT_HEADER,
@@ -23,6 +29,8 @@ import { Request } from "./request.ts";
 
 /** A read that needs blobs which are not on this machine. */
 export interface Miss {
+  /** When it came, in milliseconds of the clock of `monotonicMs`. */
+  readonly since: number;
   readonly uniqueLow: number;
   readonly uniqueHigh: number;
   /** The whole reply: room for the header, then the content, in which local runs are filled in. */
@@ -35,12 +43,34 @@ export interface Miss {
 export interface Outlet {
   /** A read to be answered by whoever takes it. */
   miss(miss: Miss): void;
+  /** A reader of a file came, at this offset, to a blob that nobody read through this mount before. */
+  reached(ino: number, offset: number, blob: Hash): void;
   /** The reader of the request with this number gave up. */
   interrupt(uniqueLow: number, uniqueHigh: number): void;
-  /** The kernel is served from now on. */
-  started(): void;
+  /** A large file was opened that is not whole in the cache. */
+  want(layout: FileLayout): void;
+  /** The kernel is served from now on, as agreed. */
+  started(session: Session): void;
+  /**
+   * The listing of a handle goes on after this name at this position, which a daemon that takes the
+   * mount over has to know; undefined: it ended.
+   */
+  listing(handle: number, position: number, name: ByteString | undefined): void;
+  /**
+   * The kernel reads and writes this inode by itself, by the number `backing` in its register,
+   * through so many handles, which a daemon that takes the mount over has to know; none: it ended.
+   */
+  passed(ino: number, backing: number, handles: number): void;
   /** A failure that is not part of normal life, to be logged. */
   failed(request: string, subject: string, error: unknown): void;
+}
+
+/** How files are opened. */
+export interface OpenOptions {
+  readonly mode: OpenMode;
+  /** What passthrough needs: the kernel's register, and how deep the file systems below are stacked. */
+  readonly register?: Register;
+  readonly stackDepth?: number;
 }
 
 /** Listings of snapshot directories whose positions are remembered at once. */
@@ -48,6 +78,21 @@ const MOST_LISTINGS = 256;
 
 /** The answer to a request that the kernel remembers as "never ask again" or takes its default for. */
 const UNSUPPORTED = new FsError("ENOSYS");
+
+/** What must not be done twice: a second time it would fail, or undo itself. */
+const ONCE: ReadonlySet<number> = new Set([
+  Opcode.CREATE,
+  Opcode.MKDIR,
+  Opcode.MKNOD,
+  Opcode.SYMLINK,
+  Opcode.LINK,
+  Opcode.UNLINK,
+  Opcode.RMDIR,
+  Opcode.RENAME,
+  Opcode.RENAME2,
+  Opcode.SETXATTR,
+  Opcode.REMOVEXATTR,
+]);
 
 /** `st_mode >> 12` of a directory. */
 const DIRECTORY_TYPE = 4;
@@ -60,18 +105,41 @@ export class Dispatcher {
   readonly #cache: DiskCache;
   readonly #outlet: Outlet;
   readonly #positions: Positions;
+  readonly #opening: OpenOptions;
+  #openings: Openings;
+  #lastReached: Hash | undefined;
   /** Opens need no request: a snapshot has nothing to do then, and the kernel keeps what it read. */
   #noOpen = false;
   #noOpendir = false;
   /** Handles of directories start from the clock so that two daemons of one mount never give the same. */
   #nextHandle = Date.now() * 1024;
+  /** Handles whose listings the outlet was told of. */
+  readonly #toldListings = new Set<number>();
 
-  constructor(namespace: Namespace, cache: DiskCache, outlet: Outlet) {
+  constructor(namespace: Namespace, cache: DiskCache, outlet: Outlet, opening: OpenOptions) {
     this.#namespace = namespace;
     this.#cache = cache;
     this.#outlet = outlet;
+    this.#opening = opening;
+    this.#openings = this.#openingsWith(undefined);
     // A directory that changes needs one listing a handle; handles end with RELEASEDIR.
     this.#positions = new Positions(namespace.writable ? Number.POSITIVE_INFINITY : MOST_LISTINGS);
+  }
+
+  /** Goes on where another daemon stopped: `listings` are what its outlet was told. */
+  adopt(
+    session: Session,
+    listings: Readonly<Record<string, readonly [number, ByteString]>>,
+    passed: OpenedFiles = {},
+  ): void {
+    this.#noOpen = session.noOpen;
+    this.#noOpendir = session.noOpendir;
+    this.#openings = this.#openingsWith(session.openMode === "passthrough" ? this.#opening.register : undefined);
+    this.#openings.adopt(passed);
+    for (const [handle, [position, name]] of Object.entries(listings)) {
+      this.#positions.note(Number(handle), position, [name]);
+      this.#toldListings.add(Number(handle));
+    }
   }
 
   /** Answers the `length` bytes in the request buffer. Returns the length of the reply, 0 where there is none to send now. */
@@ -80,7 +148,7 @@ export class Dispatcher {
     if (!request.load(length)) return 0;
     try {
       request.checkLength();
-      const end = this.#answer();
+      const end = this.#namespace.writable && ONCE.has(request.opcode) ? this.#answerOnce() : this.#answer();
       return end === 0 ? 0 : reply.header(request, end);
     } catch (error) {
       if (!(error instanceof FsError)) this.#outlet.failed(nameOf(request.opcode), subjectOf(request), error);
@@ -110,7 +178,8 @@ export class Dispatcher {
       case Opcode.CREATE:
         return this.#create();
       case Opcode.RELEASE:
-        namespace.release(request.ino);
+        // One that comes again may have been counted; a handle too many goes when the kernel forgets the inode.
+        if (!request.isResent) this.#openings.release(request.ino);
         return OUT_HEADER;
       case Opcode.FLUSH:
         // Every change is complete when its own request is answered. The kernel asks no more after this.
@@ -143,7 +212,11 @@ export class Dispatcher {
         return this.#rename(16, request.u32(8));
       case Opcode.FALLOCATE:
         namespace.fallocate(request.ino, request.u32(24), request.u64(8), this.#lengthFrom(8, request.u64(16)));
+        // The kernel leaves it to the file system and does not say so.
+        if (request.caller.uid !== 0) this.#killSetId();
         return OUT_HEADER;
+      case Opcode.LSEEK:
+        return reply.offset(OUT_HEADER, namespace.seek(request.ino, request.u64(8), request.u32(16)));
       case Opcode.FSYNC:
       case Opcode.FSYNCDIR:
         namespace.fsync(request.ino);
@@ -154,7 +227,7 @@ export class Dispatcher {
       case Opcode.OPENDIR:
         return this.#opendir();
       case Opcode.RELEASEDIR:
-        this.#positions.forget(request.u64(0));
+        this.#releasedir(request.u64(0));
         return OUT_HEADER;
       case Opcode.STATFS:
         return reply.statfs(OUT_HEADER, namespace.statfs());
@@ -171,8 +244,10 @@ export class Dispatcher {
         this.#outlet.interrupt(request.u32(0), request.u32(4));
         return 0;
       case Opcode.FORGET:
+        this.#forget(request.ino);
+        return 0;
       case Opcode.BATCH_FORGET:
-        // Inode numbers are the namespace's own and outlive what the kernel remembers of them.
+        for (let at = 8, left = request.u32(0); left > 0; at += 16, left--) this.#forget(request.u64(at));
         return 0;
       case Opcode.INIT:
         return this.#init();
@@ -189,7 +264,7 @@ export class Dispatcher {
     if (major > MAJOR) {
       // The kernel asks again with the major it reads here.
       const empty = { major: MAJOR, minor: 0, maxReadahead: 0, flags: 0, flags2: 0 };
-      return reply.init(OUT_HEADER, { ...empty, maxBackground: 0, maxWrite: 0, maxPages: 0 });
+      return reply.init(OUT_HEADER, { ...empty, maxBackground: 0, maxWrite: 0, maxPages: 0, maxStackDepth: 0 });
     }
     const minor = request.u32(4);
     if (major < MAJOR || minor < OLDEST_MINOR) throw new FsError("EPROTO", `FUSE ${major}.${minor}`);
@@ -201,11 +276,58 @@ export class Dispatcher {
       flags2: request.bodyLength >= 20 ? request.u32(16) : 0,
     };
     const snapshot = !this.#namespace.writable;
-    this.#noOpen = snapshot && offers(init, InitFlag.NO_OPEN_SUPPORT);
+    const { mode, register, stackDepth = 1 } = this.#opening;
+    const agreed = negotiate(init, {
+      stackDepth: mode === "passthrough" && register !== undefined ? stackDepth : 0,
+      truncatingOpens: !snapshot,
+    });
+    const passthrough = agreed.maxStackDepth > 0;
+    this.#openings = this.#openingsWith(passthrough ? register : undefined);
+    // Where the kernel takes no files, nothing is won by being asked.
+    this.#noOpen = snapshot && mode !== "plain" && !passthrough && offers(init, InitFlag.NO_OPEN_SUPPORT);
     this.#noOpendir = snapshot && offers(init, InitFlag.NO_OPENDIR_SUPPORT);
-    const end = reply.init(OUT_HEADER, negotiate(init));
-    this.#outlet.started();
+    const openMode = passthrough ? "passthrough" : this.#noOpen ? "noopen" : "plain";
+    const end = reply.init(OUT_HEADER, agreed);
+    const resends = offers(init, InitFlag.HAS_RESEND);
+    this.#outlet.started({ agreed, openMode, noOpen: this.#noOpen, noOpendir: this.#noOpendir, resends });
     return end;
+  }
+
+  /** As `#answer`, for changes that must not be made again where the kernel sends their request again. */
+  #answerOnce(): number {
+    const { request } = this;
+    if (request.isResent && this.#namespace.isDone(request.id)) return this.#answerAgain();
+    this.#namespace.begin(request.id);
+    const end = this.#answer();
+    faultPoint("change");
+    return end;
+  }
+
+  /**
+   * The reply to a request whose change was made by a daemon that died before it could say so. The
+   * kernel still holds the lock under which it asked, so the names that it is about are as they were left.
+   */
+  #answerAgain(): number {
+    const { request } = this;
+    const namespace = this.#namespace;
+    switch (request.opcode) {
+      case Opcode.CREATE:
+        return this.#created(namespace.lookup(request.ino, request.string(16)));
+      case Opcode.MKDIR:
+        return this.#entry(namespace.lookup(request.ino, request.string(8)));
+      case Opcode.MKNOD:
+        return this.#entry(namespace.lookup(request.ino, request.string(16)));
+      case Opcode.SYMLINK:
+        return this.#entry(namespace.lookup(request.ino, request.string(0)));
+      case Opcode.LINK:
+        return this.#entry(namespace.getattr(request.u64(0)));
+      default:
+        return OUT_HEADER;
+    }
+  }
+
+  #openingsWith(register: Register | undefined): Openings {
+    return new Openings(this.#namespace, this.#cache, register, this.#outlet);
   }
 
   #lookup(): number {
@@ -228,10 +350,19 @@ export class Dispatcher {
     let length = 0;
     for (const segment of plan) length += segment.length;
     if (length === 0) return OUT_HEADER;
+    const { met } = this.#cache.stats;
     const read = readLocal(plan, this.#cache, reply.buffer.subarray(OUT_HEADER, OUT_HEADER + length));
-    if (read !== undefined) return OUT_HEADER + read;
-    this.#outlet.miss(this.#missOf(plan, length));
-    return 0;
+    if (read === undefined) this.#outlet.miss(this.#missOf(plan, length));
+    if (read === undefined || this.#cache.stats.met !== met) this.#reached(plan);
+    return read === undefined ? 0 : OUT_HEADER + read;
+  }
+
+  /** Tells how far a reader came, once a blob. */
+  #reached(plan: readonly Segment[]): void {
+    const last = lastBlob(plan, this.request.u64(8));
+    if (last === undefined || last.blob === this.#lastReached) return;
+    this.#lastReached = last.blob;
+    this.#outlet.reached(this.request.ino, last.offset, last.blob);
   }
 
   /**
@@ -258,7 +389,7 @@ export class Dispatcher {
       at += segment.length;
     }
     const { uniqueLow, uniqueHigh } = this.request;
-    return { uniqueLow, uniqueHigh, reply: content.buffer, runs };
+    return { since: monotonicMs(), uniqueLow, uniqueHigh, reply: content.buffer, runs };
   }
 
   #readdir(plus: boolean): number {
@@ -282,6 +413,7 @@ export class Dispatcher {
     if (after === "end") return at;
     const start = position + 1;
     const sent: ByteString[] = [];
+    let more = true;
     for (;;) {
       const room = Math.floor((limit - at) / direntSize(1, plus));
       if (room === 0) break;
@@ -296,9 +428,18 @@ export class Dispatcher {
         after = name;
         taken++;
       }
-      if (taken < entries.length || entries.length < room) break;
+      if (taken < entries.length) break;
+      if (entries.length < room) {
+        more = false;
+        break;
+      }
     }
     this.#positions.note(key, start, sent);
+    // Counted anew, a position in a directory that has changed since would lead elsewhere.
+    if (more && namespace.writable && sent.length > 0) {
+      this.#toldListings.add(key);
+      this.#outlet.listing(key, position, sent.at(-1));
+    }
     return at;
   }
 
@@ -312,18 +453,35 @@ export class Dispatcher {
   }
 
   #open(): number {
-    const { request, reply } = this;
+    const { request } = this;
     if (this.#noOpen) throw UNSUPPORTED;
     const { ino } = request;
-    this.#namespace.open(ino, request.u32(0));
-    return reply.open(OUT_HEADER, ino, OpenFlag.KEEP_CACHE);
+    const backing = this.#openings.open(ino, request.u32(0));
+    if ((request.u32(4) & OPEN_KILL_SUIDGID) !== 0) this.#killSetId();
+    return this.#opened(OUT_HEADER, ino, backing);
   }
 
   #create(): number {
-    const { request, reply } = this;
-    const attr = this.#namespace.create(request.ino, request.string(16), request.u32(4), request.caller);
-    this.#namespace.open(attr.ino, request.u32(0));
-    return reply.open(this.#entry(attr), attr.ino, OpenFlag.KEEP_CACHE);
+    const { request } = this;
+    return this.#created(this.#namespace.create(request.ino, request.string(16), request.u32(4), request.caller));
+  }
+
+  #created(attr: Attr): number {
+    const { request } = this;
+    return this.#opened(this.#entry(attr), attr.ino, this.#openings.open(attr.ino, request.u32(0)));
+  }
+
+  /** Takes setuid and setgid bits from the file of the request. */
+  #killSetId(): void {
+    const { ino, caller } = this.request;
+    const { mode } = this.#namespace.getattr(ino);
+    if (withoutSetId(mode) !== mode) this.#namespace.setattr(ino, { mode: withoutSetId(mode) }, caller);
+  }
+
+  /** Handles are inode numbers, so that they mean the same to whoever serves the mount. */
+  #opened(at: number, ino: number, backing: number): number {
+    if (backing > 0) return this.reply.open(at, ino, OpenFlag.PASSTHROUGH, backing);
+    return this.reply.open(at, ino, backing === UNCACHED ? 0 : OpenFlag.KEEP_CACHE);
   }
 
   #opendir(): number {
@@ -332,6 +490,17 @@ export class Dispatcher {
     this.#namespace.getattr(request.ino);
     if (!this.#namespace.writable) return reply.open(OUT_HEADER, 0, OpenFlag.CACHE_DIR | OpenFlag.KEEP_CACHE);
     return reply.open(OUT_HEADER, this.#nextHandle++, 0);
+  }
+
+  /** Inode numbers are the namespace's own and outlive this; what was open is not. */
+  #forget(ino: number): void {
+    this.#openings.forget(ino);
+    this.#namespace.forget(ino);
+  }
+
+  #releasedir(handle: number): void {
+    this.#positions.forget(handle);
+    if (this.#toldListings.delete(handle)) this.#outlet.listing(handle, 0, undefined);
   }
 
   #setattr(): number {
@@ -347,9 +516,10 @@ export class Dispatcher {
     if ((valid & SetattrBit.MTIME_NOW) !== 0) changes.mtimeNs = nowNs();
     else if ((valid & SetattrBit.MTIME) !== 0) changes.mtimeNs = request.timeNs(40, 60);
     // Where the kernel leaves it to the file system, truncation and chown take these bits from the mode.
-    if ((valid & SetattrBit.KILL_SUIDGID) !== 0) {
-      changes.mode = withoutSetId(changes.mode ?? this.#namespace.getattr(request.ino).mode);
-    }
+    const mode = changes.mode ?? this.#namespace.getattr(request.ino).mode;
+    if ((valid & SetattrBit.KILL_SUIDGID) !== 0) changes.mode = withoutSetId(mode);
+    // A chown to neither an owner nor a group does what any chown does.
+    else if (Object.keys(changes).length === 0) changes.mode = isDirectory(mode) ? mode : withoutSetId(mode);
     return reply.attributes(OUT_HEADER, this.#namespace.setattr(request.ino, changes, request.caller));
   }
 
@@ -407,8 +577,4 @@ function subjectOf(request: Request): string {
 
 function terminated(names: readonly ByteString[]): Buffer {
   return names.length === 0 ? Buffer.alloc(0) : toBuffer(`${names.join("\0")}\0` as ByteString);
-}
-
-function nowNs(): bigint {
-  return BigInt(Math.round((performance.timeOrigin + performance.now()) * 1000)) * 1000n;
 }

@@ -9,6 +9,8 @@ const cUmount2 = library.func("int umount2(const char*, int)");
 const cSocketpair = library.func("int socketpair(int, int, int, _Out_ int*)");
 // koffi does not know ssize_t; long has its size on Linux.
 const cRecvmsg = library.func("long recvmsg(int, void*, int)");
+const cSendmsg = library.func("long sendmsg(int, void*, int)");
+const cIoctl = library.func("int ioctl(int, unsigned long, void*)");
 
 const errnoNames = new Map(Object.entries(koffi.os.errno).map(([name, number]) => [number, name]));
 
@@ -49,23 +51,66 @@ const MSG_DONTWAIT = 0x40;
 const MSG_CMSG_CLOEXEC = 0x4000_0000;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
+/** Bytes of a control message with one descriptor, without the padding after it. */
+const RIGHTS_LENGTH = 20n;
 
 /**
- * A descriptor that was sent through a socket with one byte of content; undefined where none is
- * waiting. The layouts of msghdr, iovec and cmsghdr are those of 64-bit Linux (recvmsg(2), cmsg(3)).
+ * A msghdr of one byte of content and room for, or with, one descriptor, and the buffers that it points
+ * to. The layouts of msghdr, iovec and cmsghdr are those of 64-bit Linux (recvmsg(2), cmsg(3)).
  */
-export function receiveDescriptor(socket: number): number | undefined {
+function messageWithRights(): { header: Buffer; control: Buffer; content: Buffer; vector: Buffer } {
   const content = Buffer.alloc(1);
   const control = Buffer.alloc(24);
   const vector = Buffer.alloc(16);
   vector.writeBigUInt64LE(BigInt(koffi.address(content)), 0);
   vector.writeBigUInt64LE(1n, 8);
-  const message = Buffer.alloc(56);
-  message.writeBigUInt64LE(BigInt(koffi.address(vector)), 16);
-  message.writeBigUInt64LE(1n, 24);
-  message.writeBigUInt64LE(BigInt(koffi.address(control)), 32);
-  message.writeBigUInt64LE(24n, 40);
-  if (cRecvmsg(socket, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) <= 0) return undefined;
+  const header = Buffer.alloc(56);
+  header.writeBigUInt64LE(BigInt(koffi.address(vector)), 16);
+  header.writeBigUInt64LE(1n, 24);
+  header.writeBigUInt64LE(BigInt(koffi.address(control)), 32);
+  header.writeBigUInt64LE(BigInt(control.length), 40);
+  return { header, control, content, vector };
+}
+
+/** A descriptor that was sent through a socket with one byte of content; undefined where none is waiting. */
+export function receiveDescriptor(socket: number): number | undefined {
+  const message = messageWithRights();
+  if (cRecvmsg(socket, message.header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) <= 0) return undefined;
+  const { header, control } = message;
   const isRights = control.readInt32LE(8) === SOL_SOCKET && control.readInt32LE(12) === SCM_RIGHTS;
-  return message.readBigUInt64LE(40) >= 20n && isRights ? control.readInt32LE(16) : undefined;
+  return header.readBigUInt64LE(40) >= RIGHTS_LENGTH && isRights ? control.readInt32LE(16) : undefined;
+}
+
+/** Sends a descriptor through a socket, for `receiveDescriptor` at its other end. */
+export function sendDescriptor(socket: number, descriptor: number): void {
+  const message = messageWithRights();
+  const { control } = message;
+  control.writeBigUInt64LE(RIGHTS_LENGTH, 0);
+  control.writeInt32LE(SOL_SOCKET, 8);
+  control.writeInt32LE(SCM_RIGHTS, 12);
+  control.writeInt32LE(descriptor, 16);
+  if (cSendmsg(socket, message.header, 0) !== 1) throw failure("sendmsg");
+}
+
+/** FUSE_DEV_IOC_BACKING_OPEN and FUSE_DEV_IOC_BACKING_CLOSE (`<linux/fuse.h>`). */
+const BACKING_OPEN = 0x4010_e501;
+const BACKING_CLOSE = 0x4004_e502;
+
+/**
+ * Registers the file behind `fd` with the connection of the descriptor `device`, and returns its
+ * number there. Throws an error with an errno's name in `code`.
+ */
+export function registerBacking(device: number, fd: number): number {
+  const map = Buffer.alloc(16);
+  map.writeInt32LE(fd, 0);
+  const backing = cIoctl(device, BACKING_OPEN, map) as number;
+  if (backing <= 0) throw failure("ioctl");
+  return backing;
+}
+
+/** Ends a registration; files open through it stay so. */
+export function unregisterBacking(device: number, backing: number): void {
+  const number = Buffer.alloc(4);
+  number.writeUInt32LE(backing, 0);
+  if (cIoctl(device, BACKING_CLOSE, number) !== 0) throw failure("ioctl");
 }

@@ -1,16 +1,26 @@
 /** What the worker thread of a mount and the main thread tell each other. */
 
-import type { ErrorCode } from "../../../cas/index.ts";
+import type { FileLayout } from "../../../cache/index.ts";
+import type { ErrorCode, Hash } from "../../../cas/index.ts";
 import type { NamespaceSpec } from "../../namespace.ts";
+import type { OpenMode } from "../../open-mode.ts";
+import type { Handover } from "../../supervision/supervision.ts";
+import type { WorkerCounts } from "./counts.ts";
 import type { Miss } from "./dispatch.ts";
+import type { Session } from "./negotiate.ts";
 
 /** What the worker is started with. */
 export interface WorkerTask {
   readonly spec: NamespaceSpec;
   readonly cacheDirectory: string;
   readonly cacheSize: number | undefined;
+  readonly openMode: OpenMode;
+  /** What another daemon would have to know is handed over. */
+  readonly supervised: boolean;
   /** Shared between the threads: two flags, 0 or 1. */
   readonly state: Int32Array;
+  /** Shared between the threads: what the worker counts. */
+  readonly counts: WorkerCounts;
 }
 
 /** Flag by which the main thread makes the worker end after the request it is at. */
@@ -21,6 +31,8 @@ export const STOPPED = 1;
 /** To the worker, once: the descriptor to serve. */
 export interface ServeMessage {
   readonly fd: number;
+  /** Of a connection that another daemon served: what it handed over. */
+  readonly inherited: Handover | undefined;
 }
 
 /** An error in a form that can be cloned between threads. */
@@ -36,9 +48,13 @@ export type WorkerMessage =
   | { readonly kind: "opened" }
   /** Namespace or cache could not be opened. */
   | { readonly kind: "failed"; readonly error: PlainError }
-  /** The kernel has asked its first question. */
-  | { readonly kind: "started" }
+  /** The kernel has asked its first question, or sends those again that a dead daemon did not answer. */
+  | { readonly kind: "started"; readonly session: Session }
   | { readonly kind: "miss"; readonly miss: Miss }
+  /** A reader came to a blob that nobody read through this mount before. */
+  | { readonly kind: "reached"; readonly ino: number; readonly offset: number; readonly blob: Hash }
+  /** A large file was opened that is not whole in the cache. */
+  | { readonly kind: "want"; readonly layout: FileLayout }
   | { readonly kind: "interrupt"; readonly uniqueLow: number; readonly uniqueHigh: number }
   | { readonly kind: "error"; readonly request: string; readonly subject: string; readonly error: PlainError }
   /** The mount is gone and the namespace closed. */

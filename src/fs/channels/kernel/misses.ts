@@ -4,6 +4,8 @@ import { writeSync } from "node:fs";
 import type { Fetcher } from "../../../cache/index.ts";
 import { isErrno } from "../../../cas/index.ts";
 import { errnoOf, FsError } from "../../errno.ts";
+import type { Meter } from "../meter.ts";
+import { monotonicMs, READ_FETCHED } from "./counts.ts";
 import type { Miss } from "./dispatch.ts";
 import { OUT_HEADER } from "./protocol.ts";
 import { writeHeader } from "./reply.ts";
@@ -12,12 +14,14 @@ import { writeHeader } from "./reply.ts";
 export class Misses {
   readonly #fd: number;
   readonly #fetcher: Fetcher;
+  readonly #meter: Meter;
   readonly #failed: (error: unknown) => void;
   readonly #waiting = new Map<string, Miss>();
 
-  constructor(fd: number, fetcher: Fetcher, failed: (error: unknown) => void) {
+  constructor(fd: number, fetcher: Fetcher, meter: Meter, failed: (error: unknown) => void) {
     this.#fd = fd;
     this.#fetcher = fetcher;
+    this.#meter = meter;
     this.#failed = failed;
   }
 
@@ -65,6 +69,7 @@ export class Misses {
     } catch (error) {
       if (!isErrno(error, "ENOENT", "ENODEV", "ECONNABORTED", "EPERM")) this.#failed(error);
     }
+    this.#meter.note(READ_FETCHED, monotonicMs() - miss.since);
   }
 }
 

@@ -31,7 +31,8 @@ function mountAsRoot(directory: string, request: MountRequest): number {
   const options = [`fd=${fd}`, "rootmode=40000", ids, "default_permissions"];
   if (request.allowOther) options.push("allow_other");
   try {
-    const flags = MS_NOSUID | MS_NODEV | (request.readOnly ? MS_RDONLY : 0);
+    // A bundle has no devices; on a writable mount there are those that root made there.
+    const flags = MS_NOSUID | (request.readOnly ? MS_NODEV | MS_RDONLY : 0);
     mount(request.name, directory, `fuse.${SUBTYPE}`, flags, options.join(","));
     return fd;
   } catch (error) {

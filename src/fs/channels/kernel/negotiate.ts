@@ -1,7 +1,24 @@
 /** What is agreed with the kernel at the start of a mount. */
 
+import type { OpenMode } from "../../open-mode.ts";
 import { InitFlag, MAJOR, MAX_IO, MINOR } from "./protocol.ts";
 import type { InitReply } from "./reply.ts";
+
+/**
+ * What was agreed and holds for as long as the connection does: a daemon that takes it over is told
+ * by the one before, because the kernel asks no second time.
+ */
+export interface Session {
+  readonly agreed: InitReply;
+  /** How files are opened. */
+  readonly openMode: OpenMode;
+  /** OPEN is answered with ENOSYS, and the kernel opens files without asking. */
+  readonly noOpen: boolean;
+  /** The same for OPENDIR. */
+  readonly noOpendir: boolean;
+  /** The kernel sends requests again that wait for their reply, when it is notified to. */
+  readonly resends: boolean;
+}
 
 /** What the kernel offers in INIT. */
 export interface InitRequest {
@@ -40,19 +57,31 @@ export function offers(init: InitRequest, flag: number): boolean {
   return (init.flags & (1 << InitFlag.INIT_EXT)) !== 0 && (init.flags2 & (1 << (flag - 32))) !== 0;
 }
 
+/** What one mount wants beyond what all do. */
+export interface Wishes {
+  /** How deep the file systems of files that it hands to the kernel are stacked, 1 for one on a disk; 0 to hand over none. */
+  readonly stackDepth: number;
+  /** To be told of O_TRUNC with the open that has it, instead of by a request of its own. */
+  readonly truncatingOpens: boolean;
+}
+
 /** The reply to INIT: the flags wanted among those offered, and the largest requests. */
-export function negotiate(init: InitRequest): InitReply {
+export function negotiate(init: InitRequest, wishes: Wishes): InitReply {
   let flags = 0;
   for (const flag of WANTED) if (offers(init, flag)) flags |= 1 << flag;
+  if (wishes.truncatingOpens && offers(init, InitFlag.ATOMIC_O_TRUNC)) flags |= 1 << InitFlag.ATOMIC_O_TRUNC;
+  const passthrough = wishes.stackDepth > 0 && offers(init, InitFlag.PASSTHROUGH);
+  if (passthrough) flags |= 1 << InitFlag.INIT_EXT;
   const large = offers(init, InitFlag.MAX_PAGES);
   return {
     major: MAJOR,
     minor: Math.min(init.minor, MINOR),
     maxReadahead: init.maxReadahead,
     flags: flags >>> 0,
-    flags2: 0,
+    flags2: passthrough ? 1 << (InitFlag.PASSTHROUGH - 32) : 0,
     maxBackground: MAX_BACKGROUND,
     maxWrite: large ? MAX_IO : 32 * PAGE,
     maxPages: large ? MAX_IO / PAGE : 0,
+    maxStackDepth: passthrough ? wishes.stackDepth : 0,
   };
 }

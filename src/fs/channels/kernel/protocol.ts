@@ -57,12 +57,14 @@ export const Opcode = {
   FALLOCATE: 43,
   READDIRPLUS: 44,
   RENAME2: 45,
+  LSEEK: 46,
   SYNCFS: 50,
 } as const;
 
 /** INIT flags, as bit numbers: 0 to 31 are in `flags`, 32 to 63 in `flags2`. */
 export const InitFlag = {
   ASYNC_READ: 0,
+  ATOMIC_O_TRUNC: 3,
   BIG_WRITES: 5,
   DO_READDIRPLUS: 13,
   ASYNC_DIO: 15,
@@ -74,12 +76,15 @@ export const InitFlag = {
   EXPLICIT_INVAL_DATA: 25,
   HANDLE_KILLPRIV_V2: 28,
   INIT_EXT: 30,
+  PASSTHROUGH: 37,
+  HAS_RESEND: 39,
 } as const;
 
 /** Bits of `open_flags` in the replies to OPEN, OPENDIR and CREATE. */
 export const OpenFlag = {
   KEEP_CACHE: 1 << 1,
   CACHE_DIR: 1 << 3,
+  PASSTHROUGH: 1 << 7,
 } as const;
 
 /** Bits of `valid` in SETATTR. */
@@ -95,6 +100,9 @@ export const SetattrBit = {
   KILL_SUIDGID: 1 << 11,
 } as const;
 
+/** Bit of `open_flags` in OPEN with O_TRUNC: setuid and setgid bits have to go. */
+export const OPEN_KILL_SUIDGID = 1 << 0;
+
 /** Bit of `write_flags`: setuid and setgid bits have to go. */
 export const WRITE_KILL_SUIDGID = 1 << 2;
 
@@ -103,3 +111,12 @@ export const WRITE_KILL_SUIDGID = 1 << 2;
  * Snapshots never change, and all changes of an overlay come through the kernel that caches it.
  */
 export const FOREVER = 0x7fffffff;
+
+/** Code of the notification that an inode's attributes or pages are not what they were (`FUSE_NOTIFY_INVAL_INODE`). */
+export const NOTIFY_INVAL_INODE = 2;
+
+/** Code of the notification that has the kernel send again what waits for a reply (`FUSE_NOTIFY_RESEND`). */
+export const NOTIFY_RESEND = 7;
+
+/** In the upper half of a request's number: it was sent before, to a daemon that did not answer. */
+export const RESENT = 0x8000_0000;

@@ -1,7 +1,9 @@
 /** Writing replies: one buffer that each reply is built in. */
 
 import type { ByteString } from "../../../cas/index.ts";
+import { isRegular } from "../../base.ts";
 import type { Attr, FsStats } from "../../namespace.ts";
+import { withoutSetId } from "../../overlay/contents.ts";
 import { FOREVER, MAX_IO, OUT_HEADER } from "./protocol.ts";
 import type { Request } from "./request.ts";
 
@@ -47,6 +49,14 @@ function splitTime(ns: bigint): void {
   time.nanoseconds = lower - lowerQuotient * NS;
 }
 
+/**
+ * Seconds for which attributes may be kept. After a write that takes setuid and setgid bits away the
+ * kernel asks for sizes and times again, and not for the mode.
+ */
+function attributeLifetime({ mode }: Attr): number {
+  return isRegular(mode) && withoutSetId(mode) !== mode ? 0 : FOREVER;
+}
+
 /** What a reply to INIT says. */
 export interface InitReply {
   readonly major: number;
@@ -57,6 +67,8 @@ export interface InitReply {
   readonly maxBackground: number;
   readonly maxWrite: number;
   readonly maxPages: number;
+  /** How deep the file systems of files that are handed to the kernel may be stacked; 0 for none. */
+  readonly maxStackDepth: number;
 }
 
 /** The reply being built. Bodies are written at an offset in the buffer; the result is the offset after them. */
@@ -83,6 +95,7 @@ export class Reply {
     view.setUint32(at + 24, 1, true);
     view.setUint16(at + 28, init.maxPages, true);
     view.setUint32(at + 32, init.flags2, true);
+    view.setUint32(at + 36, init.maxStackDepth, true);
     return at + 64;
   }
 
@@ -92,7 +105,7 @@ export class Reply {
     this.#u64(at, attr.ino);
     this.#u64(at + 8, 0);
     this.#u64(at + 16, FOREVER);
-    this.#u64(at + 24, FOREVER);
+    this.#u64(at + 24, attributeLifetime(attr));
     view.setUint32(at + 32, 0, true);
     view.setUint32(at + 36, 0, true);
     return this.attr(at + 40, attr);
@@ -107,7 +120,7 @@ export class Reply {
 
   /** `fuse_attr_out`. */
   attributes(at: number, attr: Attr): number {
-    this.#u64(at, FOREVER);
+    this.#u64(at, attributeLifetime(attr));
     this.#u64(at + 8, 0);
     return this.attr(at + 16, attr);
   }
@@ -134,17 +147,23 @@ export class Reply {
     return at + ATTR_SIZE;
   }
 
-  /** `fuse_open_out`. */
-  open(at: number, handle: number, flags: number): number {
+  /** `fuse_open_out`. `backing` is a number in the kernel's register of files, for the flag PASSTHROUGH. */
+  open(at: number, handle: number, flags: number, backing = 0): number {
     this.#u64(at, handle);
     this.#view.setUint32(at + 8, flags, true);
-    this.#view.setUint32(at + 12, 0, true);
+    this.#view.setUint32(at + 12, backing, true);
     return at + 16;
   }
 
   /** `fuse_write_out`, and `fuse_getxattr_out`, which has the same form. */
   size(at: number, size: number): number {
     this.#u64(at, size);
+    return at + 8;
+  }
+
+  /** `fuse_lseek_out`. */
+  offset(at: number, offset: number): number {
+    this.#u64(at, offset);
     return at + 8;
   }
 

@@ -3,7 +3,7 @@
 import type { ByteString } from "../../../cas/index.ts";
 import { FsError } from "../../errno.ts";
 import type { Caller } from "../../namespace.ts";
-import { IN_HEADER, REQUEST_SIZE } from "./protocol.ts";
+import { IN_HEADER, REQUEST_SIZE, RESENT } from "./protocol.ts";
 
 /** Above this, the upper half of a 64-bit number takes it past what a double holds exactly. */
 const SAFE_HIGH = 2 ** 21;
@@ -37,6 +37,16 @@ export class Request {
   /** Throws EINVAL where the header's length is not what was read. */
   checkLength(): void {
     if (this.#view.getUint32(0, true) !== this.#end) throw new FsError("EINVAL", "length of a request");
+  }
+
+  /** The kernel sent it before, to a daemon that did not answer. */
+  get isResent(): boolean {
+    return this.uniqueHigh >= RESENT;
+  }
+
+  /** What names the request for as long as the connection lasts, sent once or again. */
+  get id(): string {
+    return `${this.uniqueHigh % RESENT}:${this.uniqueLow}`;
   }
 
   /** The inode that the request is about. */

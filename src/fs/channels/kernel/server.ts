@@ -4,9 +4,12 @@ import { spawn, spawnSync } from "node:child_process";
 import { closeSync, writeFileSync } from "node:fs";
 import { extname } from "node:path";
 import { Worker } from "node:worker_threads";
+import { Readahead } from "../../../cache/index.ts";
 import { DatamonError } from "../../../cas/index.ts";
 import type { MountPoint } from "../../mount-table.ts";
-import type { ChannelOptions } from "../channel.ts";
+import { CatalogOutlook } from "../../outlook.ts";
+import type { ChannelCounts, ChannelOptions } from "../channel.ts";
+import { Counts } from "./counts.ts";
 import { umountLazily } from "./libc.ts";
 import {
   type PlainError,
@@ -17,6 +20,7 @@ import {
   type WorkerTask,
 } from "./messages.ts";
 import { Misses } from "./misses.ts";
+import type { Session } from "./negotiate.ts";
 
 /** How long waking the worker may take when the process ends, in milliseconds. */
 const WAKE_TIMEOUT = 2000;
@@ -37,26 +41,39 @@ interface Served {
 export class Server {
   /** Resolves when the worker has namespace and cache open; rejects with what kept it from that. */
   readonly opened: Promise<void>;
-  /** Resolves when the kernel is served. */
-  readonly started: Promise<void>;
+  /** Resolves when the kernel is served, to what was agreed on. */
+  readonly started: Promise<Session>;
   /** Resolves when the worker has ended, with the namespace closed. */
   readonly closed: Promise<void>;
   readonly #options: ChannelOptions;
   readonly #worker: Worker;
   readonly #state = new Int32Array(new SharedArrayBuffer(8));
-  readonly #onExit = (): void => this.#takeDown();
+  readonly #counts = new Counts();
+  readonly #onExit = (): void => {
+    this.#leave();
+    this.#takeDown();
+  };
+  readonly #outlook: CatalogOutlook | undefined;
+  readonly #readahead: Readahead | undefined;
   #served: Served | undefined;
+  /** The worker came to its end, and did not die. */
+  #ended = false;
 
   constructor(options: ChannelOptions) {
     this.#options = options;
+    this.#outlook = CatalogOutlook.open(options.spec);
+    this.#readahead = this.#outlook && new Readahead(options.fetcher, this.#outlook);
     const task: WorkerTask = {
       spec: options.spec,
       cacheDirectory: options.cacheDirectory,
       cacheSize: options.cacheSize,
+      openMode: options.openMode.mode,
+      supervised: options.supervision !== undefined,
       state: this.#state,
+      counts: this.#counts.worker,
     };
     const opened = Promise.withResolvers<void>();
-    const started = Promise.withResolvers<void>();
+    const started = Promise.withResolvers<Session>();
     const closed = Promise.withResolvers<void>();
     [this.opened, this.started, this.closed] = [opened.promise, started.promise, closed.promise];
     // Whoever waits for them is told; that nobody does is no reason to end the process.
@@ -73,7 +90,7 @@ export class Server {
     this.#worker.on("message", (message: WorkerMessage) => {
       if (message.kind === "opened") opened.resolve();
       else if (message.kind === "failed") fail(errorFrom(message.error));
-      else if (message.kind === "started") started.resolve();
+      else if (message.kind === "started") started.resolve(message.session);
       else this.#take(message);
     });
     this.#worker.on("error", (error) => {
@@ -82,33 +99,51 @@ export class Server {
     });
     this.#worker.on("exit", () => {
       fail(new DatamonError("io", "the mount's worker ended before it served"));
+      if (this.#served !== undefined && !this.#ended) this.#leave();
       this.#release();
+      this.#outlook?.close();
       closed.resolve();
     });
   }
 
   /** Hands the worker the descriptor of `mount`, which the server owns from here on. */
   serve(fd: number, mount: MountPoint): void {
-    const misses = new Misses(fd, this.#options.fetcher, (error) => this.#options.onError("read", "", error));
+    const { fetcher, onError } = this.#options;
+    const misses = new Misses(fd, fetcher, this.#counts.meter, (error) => onError("read", "", error));
     this.#served = { fd, mount, misses };
     process.on("exit", this.#onExit);
-    const message: ServeMessage = { fd };
+    const message: ServeMessage = { fd, inherited: this.#options.supervision?.inherited };
     this.#worker.postMessage(message);
+  }
+
+  counts(): ChannelCounts {
+    return this.#counts.read();
   }
 
   /** Ends the worker, and the mount with it, in use or not. */
   async abandon(): Promise<void> {
     if (this.#served === undefined) await this.#worker.terminate();
-    else this.#takeDown();
+    else {
+      this.#leave();
+      this.#takeDown();
+    }
     await this.closed;
   }
 
   #take(message: WorkerMessage): void {
-    if (message.kind === "miss") this.#served?.misses.start(message.miss);
+    if (message.kind === "closed") this.#ended = true;
+    else if (message.kind === "miss") this.#served?.misses.start(message.miss);
+    else if (message.kind === "reached") this.#readahead?.reached(message.ino, message.offset, message.blob);
+    else if (message.kind === "want") this.#options.fetcher.files?.want(message.layout);
     else if (message.kind === "interrupt") this.#served?.misses.interrupt(message.uniqueLow, message.uniqueHigh);
     else if (message.kind === "error") {
       this.#options.onError(message.request, message.subject, errorFrom(message.error));
     }
+  }
+
+  /** Where another daemon would take the mount over, this one, which cannot serve it any more, makes room. */
+  #leave(): void {
+    if (this.#options.supervision?.replaces) this.#options.supervision.abandon();
   }
 
   /** The worker is gone: without the descriptor the kernel fails what is still asked. */

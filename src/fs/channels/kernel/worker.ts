@@ -3,13 +3,16 @@
  * machine, and hands the rest to the main thread. Its event loop does not turn while it serves.
  */
 
-import { readSync, writeSync } from "node:fs";
+import { readSync, statfsSync, writeSync } from "node:fs";
 import { parentPort, workerData } from "node:worker_threads";
-import { DiskCache } from "../../../cache/index.ts";
-import { DatamonError, isErrno } from "../../../cas/index.ts";
+import { DiskCache, type DiskCacheStats } from "../../../cache/index.ts";
+import { type ByteString, DatamonError, isErrno } from "../../../cas/index.ts";
 import { errnoOf, FsError } from "../../errno.ts";
 import { type Namespace, openNamespace } from "../../namespace.ts";
-import { Dispatcher } from "./dispatch.ts";
+import { type Handover, handOver } from "../../supervision/supervision.ts";
+import { workerMeter } from "./counts.ts";
+import { Dispatcher, type Outlet } from "./dispatch.ts";
+import { registerBacking, unregisterBacking } from "./libc.ts";
 import {
   type PlainError,
   type ServeMessage,
@@ -18,7 +21,8 @@ import {
   type WorkerMessage,
   type WorkerTask,
 } from "./messages.ts";
-import { OUT_HEADER } from "./protocol.ts";
+import { NOTIFY_INVAL_INODE, NOTIFY_RESEND, Opcode, OUT_HEADER } from "./protocol.ts";
+import { writeHeader } from "./reply.ts";
 
 const port = parentPort!;
 const task = workerData as WorkerTask;
@@ -45,9 +49,11 @@ function open(): void {
     return;
   }
   tell({ kind: "opened" });
-  port.once("message", ({ fd }: ServeMessage) => {
+  port.once("message", ({ fd, inherited }: ServeMessage) => {
     try {
-      serve(fd, dispatcherOf(namespace, cache));
+      const dispatcher = dispatcherOf(fd, namespace, cache);
+      if (inherited !== undefined) takeOver(fd, dispatcher, inherited);
+      serve(fd, dispatcher, cache.stats);
     } finally {
       Atomics.store(task.state, STOPPED, 1);
       Atomics.notify(task.state, STOPPED);
@@ -58,18 +64,78 @@ function open(): void {
   });
 }
 
-function dispatcherOf(namespace: Namespace, cache: DiskCache): Dispatcher {
-  return new Dispatcher(namespace, cache, {
+function dispatcherOf(fd: number, namespace: Namespace, cache: DiskCache): Dispatcher {
+  const leave: typeof handOver = (section, key, value) => {
+    if (task.supervised) handOver(section, key, value);
+  };
+  const outlet: Outlet = {
     miss: (miss) => tell({ kind: "miss", miss }, [miss.reply]),
     interrupt: (uniqueLow, uniqueHigh) => tell({ kind: "interrupt", uniqueLow, uniqueHigh }),
-    started: () => tell({ kind: "started" }),
+    reached: (ino, offset, blob) => tell({ kind: "reached", ino, offset, blob }),
+    want: (layout) => tell({ kind: "want", layout }),
+    started: (session) => tell({ kind: "started", session }),
+    listing: (handle, position, name) =>
+      leave("listings", String(handle), name === undefined ? null : [position, name]),
+    passed: (ino, backing, handles) => leave("passed", String(ino), handles === 0 ? null : [backing, handles]),
     failed: (request, subject, error) => tell({ kind: "error", request, subject, error: plain(error) }),
-  });
+  };
+  const register = {
+    add: (file: number) => registerBacking(fd, file),
+    remove: (backing: number) => unregisterBacking(fd, backing),
+    changed: (ino: number) => invalidateAttributes(fd, ino),
+  };
+  const below = task.spec.kind === "overlay" ? task.spec.scratch : task.cacheDirectory;
+  return new Dispatcher(namespace, cache, outlet, { mode: task.openMode, register, stackDepth: stackDepthOf(below) });
+}
+
+/** Goes on with a connection whose daemon died: the kernel is asked for what that one left without an answer. */
+function takeOver(fd: number, dispatcher: Dispatcher, { kernel, listings, passed }: Handover): void {
+  dispatcher.adopt(kernel.session, (listings ?? {}) as Record<string, readonly [number, ByteString]>, passed);
+  const notification = Buffer.alloc(OUT_HEADER);
+  writeHeader(new DataView(notification.buffer, notification.byteOffset), OUT_HEADER, -NOTIFY_RESEND, 0, 0);
+  try {
+    writeSync(fd, notification);
+  } catch (error) {
+    // The mount is gone meanwhile, which the first read tells.
+    if (!isErrno(error, "ENODEV", "ECONNABORTED", "EPERM", "ENOTCONN")) throw error;
+  }
+  tell({ kind: "started", session: kernel.session });
+}
+
+/** Has the kernel ask for an inode's attributes when it needs them again; its pages stay. */
+function invalidateAttributes(fd: number, ino: number): void {
+  const notification = Buffer.alloc(OUT_HEADER + 24);
+  writeHeader(
+    new DataView(notification.buffer, notification.byteOffset),
+    notification.length,
+    -NOTIFY_INVAL_INODE,
+    0,
+    0,
+  );
+  notification.writeBigUInt64LE(BigInt(ino), OUT_HEADER);
+  notification.writeBigInt64LE(-1n, OUT_HEADER + 8);
+  try {
+    writeSync(fd, notification);
+  } catch (error) {
+    // The kernel has forgotten the inode, or the mount is gone.
+    if (!isErrno(error, "ENOENT", "ENODEV", "ECONNABORTED", "EPERM")) throw error;
+  }
+}
+
+/** `f_type` of overlayfs, which most containers have as their root. */
+const OVERLAYFS = 0x794c_7630;
+
+/** How deep the file system of a directory is stacked, as the kernel counts it for files handed to it. */
+function stackDepthOf(directory: string): number {
+  return statfsSync(directory).type === OVERLAYFS ? 2 : 1;
 }
 
 /** Answers requests until the mount is gone or the main thread says stop. */
-function serve(fd: number, dispatcher: Dispatcher): void {
-  const { buffer } = dispatcher.request;
+function serve(fd: number, dispatcher: Dispatcher, found: DiskCacheStats): void {
+  const { request } = dispatcher;
+  const { buffer } = request;
+  const { diskHits } = task.counts;
+  const meter = workerMeter(task.counts);
   while (Atomics.load(task.state, STOPPING) === 0) {
     let length: number;
     try {
@@ -80,8 +146,12 @@ function serve(fd: number, dispatcher: Dispatcher): void {
       if (isErrno(error, "ENODEV", "ECONNABORTED")) return;
       throw error;
     }
+    const began = performance.now();
     const answer = dispatcher.handle(length);
     if (answer > 0) send(fd, dispatcher, answer);
+    // A read without an answer waits for the main thread, which counts it.
+    if (answer > 0 || request.opcode !== Opcode.READ) meter.note(request.opcode, performance.now() - began);
+    diskHits[0] = found.hits;
   }
 }
 

@@ -141,11 +141,16 @@ describe("replies", () => {
   });
 });
 
+const MODEST = { stackDepth: 0, truncatingOpens: false };
+
 describe("negotiation", () => {
   const bit = (...flags: number[]): number => flags.reduce((sum, flag) => sum + 2 ** flag, 0);
 
   it("takes of what is offered what it wants, and nothing else", () => {
-    const all = negotiate({ major: 7, minor: 45, maxReadahead: 131072, flags: 0xffff_ffff, flags2: 0xffff_ffff });
+    const all = negotiate(
+      { major: 7, minor: 45, maxReadahead: 131072, flags: 0xffff_ffff, flags2: 0xffff_ffff },
+      MODEST,
+    );
     const wanted = bit(0, 5, 13, 15, 18, 22, 23, 25, 28);
     assert.deepEqual(all, {
       major: 7,
@@ -156,9 +161,21 @@ describe("negotiation", () => {
       maxBackground: 64,
       maxWrite: 1048576,
       maxPages: 256,
+      maxStackDepth: 0,
     });
-    const some = negotiate({ major: 7, minor: 31, maxReadahead: 4096, flags: bit(0, 1, 13), flags2: 0 });
+    const some = negotiate({ major: 7, minor: 31, maxReadahead: 4096, flags: bit(0, 1, 13), flags2: 0 }, MODEST);
     assert.deepEqual([some.minor, some.flags, some.maxWrite, some.maxPages], [31, bit(0, 13), 131072, 0]);
+  });
+
+  it("hands files over and learns of truncation where that is wanted and offered", () => {
+    const offered = { major: 7, minor: 45, maxReadahead: 0, flags: bit(3, 30), flags2: bit(5) };
+    const wishes = { stackDepth: 2, truncatingOpens: true };
+    const all = negotiate(offered, wishes);
+    assert.deepEqual([all.flags, all.flags2, all.maxStackDepth], [bit(3, 30), bit(5), 2]);
+    const none = negotiate({ ...offered, flags2: 0 }, wishes);
+    assert.deepEqual([none.flags, none.flags2, none.maxStackDepth], [bit(3), 0, 0]);
+    const modest = negotiate(offered, MODEST);
+    assert.deepEqual([modest.flags, modest.flags2, modest.maxStackDepth], [0, 0, 0]);
   });
 
   it("believes the second word of flags only where it is announced", () => {
@@ -171,7 +188,7 @@ describe("negotiation", () => {
   it("writes the reply to INIT", () => {
     const reply = new Reply();
     reply.buffer.fill(0xee);
-    const init = negotiate({ major: 7, minor: 45, maxReadahead: 131072, flags: 0xffff_ffff, flags2: 0 });
+    const init = negotiate({ major: 7, minor: 45, maxReadahead: 131072, flags: 0xffff_ffff, flags2: 0 }, MODEST);
     const expected = [u32(7, 40, 131072, init.flags), u32(64 + 48 * 65536, 1048576, 1, 256, 0), Buffer.alloc(28)];
     assert.deepEqual(Buffer.from(reply.buffer.subarray(0, reply.init(0, init))), Buffer.concat(expected));
   });

@@ -66,12 +66,21 @@ class Served {
     });
     return new Served(
       (served) =>
-        new Dispatcher(namespace, cache, {
-          miss: (miss) => served.misses.push(miss),
-          interrupt: (low, high) => served.interrupts.push([low, high]),
-          started: () => served.started++,
-          failed: (_request, _subject, error) => served.failures.push(error),
-        }),
+        new Dispatcher(
+          namespace,
+          cache,
+          {
+            miss: (miss) => served.misses.push(miss),
+            interrupt: (low, high) => served.interrupts.push([low, high]),
+            reached: () => {},
+            want: () => {},
+            listing: () => {},
+            passed: () => {},
+            started: () => served.started++,
+            failed: (_request, _subject, error) => served.failures.push(error),
+          },
+          { mode: kind === "snapshot" ? "noopen" : "plain" },
+        ),
     );
   }
 

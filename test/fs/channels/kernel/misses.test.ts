@@ -6,6 +6,7 @@ import { describe, it, type TestContext } from "node:test";
 import { pathToFileURL } from "node:url";
 import { Fetcher, type Segment } from "../../../../src/cache/index.ts";
 import { BlobStore, type Hash, hashOf, openStore } from "../../../../src/cas/index.ts";
+import { Counts, monotonicMs } from "../../../../src/fs/channels/kernel/counts.ts";
 import type { Miss } from "../../../../src/fs/channels/kernel/dispatch.ts";
 import { Misses } from "../../../../src/fs/channels/kernel/misses.ts";
 import { u32, u64 } from "./requests.ts";
@@ -13,7 +14,13 @@ import { u32, u64 } from "./requests.ts";
 const CONTENT = Buffer.from("the content of a blob");
 
 /** A store with one blob, and a file in place of the device, to which replies are appended. */
-async function setUp(t: TestContext): Promise<{ misses: Misses; blob: Hash; replies(): Buffer; failures: unknown[] }> {
+async function setUp(t: TestContext): Promise<{
+  misses: Misses;
+  counts: Counts;
+  blob: Hash;
+  replies(): Buffer;
+  failures: unknown[];
+}> {
   const directory = mkdtempSync(join(tmpdir(), "datamon-misses-"));
   mkdirSync(join(directory, "store"));
   const blobs = new BlobStore(await openStore(pathToFileURL(join(directory, "store")).href));
@@ -25,15 +32,16 @@ async function setUp(t: TestContext): Promise<{ misses: Misses; blob: Hash; repl
     closeSync(fd);
     rmSync(directory, { recursive: true, force: true });
   });
-  const misses = new Misses(fd, new Fetcher(blobs, undefined), (error) => failures.push(error));
-  return { misses, blob, failures, replies: () => readFileSync(join(directory, "device")) };
+  const counts = new Counts();
+  const misses = new Misses(fd, new Fetcher(blobs, undefined), counts.meter, (error) => failures.push(error));
+  return { misses, counts, blob, failures, replies: () => readFileSync(join(directory, "device")) };
 }
 
 function missOf(uniqueLow: number, local: string, segments: Segment[]): Miss {
   const length = segments.reduce((sum, segment) => sum + segment.length, 0);
   const reply = new ArrayBuffer(16 + local.length + length);
   Buffer.from(reply).write(local, 16);
-  return { uniqueLow, uniqueHigh: 5, reply, runs: [{ at: 16 + local.length, length, segments }] };
+  return { since: monotonicMs(), uniqueLow, uniqueHigh: 5, reply, runs: [{ at: 16 + local.length, length, segments }] };
 }
 
 const unique = (low: number): Buffer => u64(5n * 2n ** 32n + BigInt(low));
@@ -65,7 +73,7 @@ describe("reads that wait", () => {
   });
 
   it("are answered once when interrupted, and not at all after the end", async (t) => {
-    const { misses, blob, replies, failures } = await setUp(t);
+    const { misses, counts, blob, replies, failures } = await setUp(t);
     const segments: Segment[] = [{ kind: "blob", blob, offset: 0, length: 3 }];
     const stopped = missOf(20, "", segments);
     misses.start(missOf(18, "", segments));
@@ -81,5 +89,7 @@ describe("reads that wait", () => {
     await new Promise((resolve) => setImmediate(resolve));
     assert.deepEqual(replies(), interrupted);
     assert.deepEqual(failures, []);
+    const requests = counts.read().requests.map(({ request, count }) => [request, count]);
+    assert.deepEqual(requests, [["read-fetched", 1]]);
   });
 });

@@ -1,0 +1,99 @@
+import { UnavailableError } from "../errors.ts";
+import type { ObjectBody, ObjectStore, PutOptions } from "../store.ts";
+import { piecesOf, sizeOf } from "../stores/body.ts";
+import { type Perform, PolicyStore, pause, type StoreRequest } from "./policy.ts";
+
+/** How long to go on. All in milliseconds. */
+export interface RetryOptions {
+  /** From a request's first failure until it is given up. Default: one minute. */
+  readonly patience?: number;
+  /** The same for a store that has not answered anything yet: more likely it never will. Default: ten seconds. */
+  readonly firstPatience?: number;
+}
+
+const PATIENCE = 60_000;
+const FIRST_PATIENCE = 10_000;
+const SHORTEST_WAIT = 100;
+const SHORTEST_WAIT_THROTTLED = 500;
+const LONGEST_WAIT = 8000;
+
+/**
+ * Tries requests again that failed for a reason that may pass (`UnavailableError`), after waits that
+ * double and are jittered so that many clients do not come back together ("equal jitter", Brooker,
+ * "Exponential Backoff and Jitter", 2015). Gives up in bounded time.
+ *
+ * A failed put may have stored its object all the same. Where a later try finds the key taken, the
+ * object is compared with the body: the same bytes are this put's own, and it answers true.
+ */
+export class RetryingStore extends PolicyStore {
+  readonly #patience: number;
+  readonly #firstPatience: number;
+  #answered = false;
+
+  constructor(inner: ObjectStore, options: RetryOptions = {}) {
+    super(inner);
+    this.#patience = options.patience ?? PATIENCE;
+    this.#firstPatience = Math.min(options.firstPatience ?? FIRST_PATIENCE, this.#patience);
+  }
+
+  override async put(key: string, body: ObjectBody, options: PutOptions = {}): Promise<boolean> {
+    let tries = 0;
+    const created = await this.around({ verb: "put", key, body, signal: options.signal }, async () => {
+      tries++;
+      return await this.inner.put(key, body, options);
+    });
+    return created || (tries > 1 && (await this.#holds(key, body, options.signal)));
+  }
+
+  protected async around<T>(request: StoreRequest, perform: Perform<T>): Promise<T> {
+    let failing: number | undefined;
+    for (let tries = 1; ; tries++) {
+      try {
+        const result = await perform(request.signal);
+        this.#answered = true;
+        return result;
+      } catch (error) {
+        request.signal?.throwIfAborted();
+        if (!(error instanceof UnavailableError)) {
+          this.#answered = true;
+          throw error;
+        }
+        if (error.throttled) this.#answered = true;
+        const now = performance.now();
+        failing ??= now;
+        const wait = waitAfter(tries, error.throttled);
+        const until = failing + (this.#answered ? this.#patience : this.#firstPatience);
+        if (now + wait > until) throw givenUp(error, tries, now - failing);
+        await pause(wait, request.signal);
+      }
+    }
+  }
+
+  async #holds(key: string, body: ObjectBody, signal: AbortSignal | undefined): Promise<boolean> {
+    const size = await sizeOf(body, `store object ${key} in ${this.url}`);
+    const options = signal === undefined ? {} : { signal };
+    if ((await this.head(key, options))?.size !== size) return false;
+    let offset = 0;
+    for await (const piece of piecesOf(body)) {
+      const stored = await this.get(key, { offset, length: piece.length }, options);
+      if (!stored.equals(piece)) return false;
+      offset += piece.length;
+    }
+    return true;
+  }
+}
+
+function waitAfter(tries: number, throttled: boolean): number {
+  const shortest = throttled ? SHORTEST_WAIT_THROTTLED : SHORTEST_WAIT;
+  const longest = Math.min(LONGEST_WAIT, shortest * 2 ** (tries - 1));
+  return longest / 2 + (Math.random() * longest) / 2;
+}
+
+function givenUp(failure: UnavailableError, tries: number, failing: number): UnavailableError {
+  const message = `${failure.message}; given up after ${tries} tries in ${(failing / 1000).toFixed(1)} seconds`;
+  return new UnavailableError(message, {
+    cause: failure,
+    throttled: failure.throttled,
+    hint: failure.hint ?? "Try again later: what was finished is kept.",
+  });
+}

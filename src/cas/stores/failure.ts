@@ -1,0 +1,62 @@
+import { DatamonError, ioError, UnavailableError } from "../errors.ts";
+import { faultPoint } from "../faults.ts";
+
+/** How a request to a remote store failed, in what the services have in common. */
+export interface RemoteFailure {
+  /** The HTTP status, where there was an answer. */
+  readonly status?: number | undefined;
+  /** The service's or the system's name of the failure, such as `SlowDown` or `ECONNRESET`. */
+  readonly code?: string | undefined;
+  readonly message: string;
+  readonly cause?: unknown;
+}
+
+/** Nothing came from the store, or could be sent to it, for this long: the request is given up, in milliseconds. */
+export const STALL_MS = 15_000;
+
+const TOO_MANY =
+  /^(SlowDown|Throttl\w*|TooManyRequests\w*|RequestLimitExceeded|rateLimitExceeded|userRateLimitExceeded)$/;
+/** Our bytes arrived, but not as we sent them, or not all of them. */
+const DAMAGED_ON_THE_WAY =
+  /^(BadDigest|InvalidDigest|XAmzContent\w*Mismatch|IncompleteBody|RequestTimeout|RequestTimeTooSkewed)$/;
+
+/**
+ * A failed request as a `DatamonError`.
+ *
+ * @param doing what was being done, such as `read object blobs/ab/… in gs://bucket`
+ * @param hint what to do where access is denied
+ */
+export function remoteError(doing: string, failure: RemoteFailure, hint: string): DatamonError {
+  const { status, code, message, cause } = failure;
+  const why = status === undefined ? message : `${message} (status ${status})`;
+  const text = `cannot ${doing}: ${why}`;
+  if (status === 401 || (status === 403 && !isThrottling(failure))) {
+    return new DatamonError("denied", text, { hint, cause });
+  }
+  if (isThrottling(failure)) return new UnavailableError(text, { throttled: true, cause });
+  if (status === 501) {
+    return new DatamonError("unsupported", text, {
+      hint: "Datamon needs a store that can create an object only where it is absent, and list in key order.",
+      cause,
+    });
+  }
+  const passing = status === undefined || status === 408 || status >= 500 || DAMAGED_ON_THE_WAY.test(code ?? "");
+  // A status that says all is well comes with an error where the answer's body did not arrive.
+  if (passing || status < 400) {
+    return new UnavailableError(text, { cause, hint: "Check the network and the store's address, then try again." });
+  }
+  return new DatamonError("io", text, { cause });
+}
+
+function isThrottling({ status, code }: RemoteFailure): boolean {
+  return status === 429 || status === 503 || TOO_MANY.test(code ?? "");
+}
+
+/** A fault point of a store (see `faults.ts`), with the failure as the store would tell it. */
+export function failPoint(doing: string, verb: string, key: string, stage?: string): void {
+  try {
+    faultPoint(verb, key, stage);
+  } catch (error) {
+    throw ioError(doing, error);
+  }
+}

@@ -1,0 +1,88 @@
+import http, { type IncomingHttpHeaders, type IncomingMessage, type OutgoingHttpHeaders } from "node:http";
+import https from "node:https";
+import { pipeline } from "node:stream/promises";
+import { STALL_MS } from "./failure.ts";
+
+/** The answer to a request, with its whole body. */
+export interface Answer {
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  readonly body: Buffer;
+}
+
+/** A request's body: pieces that follow each other, whose total length the headers tell. */
+export type Pieces = Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
+
+export interface HttpRequest {
+  readonly method: string;
+  readonly url: URL;
+  readonly headers: OutgoingHttpHeaders;
+  readonly body?: Pieces;
+  readonly signal?: AbortSignal | undefined;
+}
+
+// Callers bound how much is under way; idle connections are kept for the next burst.
+const POOL = { keepAlive: true, maxFreeSockets: 64, timeout: STALL_MS };
+let plain: http.Agent | undefined;
+let secure: https.Agent | undefined;
+
+/**
+ * Sends one request and collects the answer. No retries, no redirects. Rejects with the system's or
+ * the signal's error; one that made no progress for `STALL_MS` rejects with the code `ETIMEDOUT`.
+ */
+export async function send(request: HttpRequest): Promise<Answer> {
+  const { method, url, headers, signal } = request;
+  const options = { method, headers, timeout: STALL_MS, ...(signal === undefined ? {} : { signal }) };
+  plain ??= new http.Agent(POOL);
+  secure ??= new https.Agent(POOL);
+  const sent =
+    url.protocol === "https:"
+      ? https.request(url, { ...options, agent: secure })
+      : http.request(url, { ...options, agent: plain });
+  sent.on("timeout", () => sent.destroy(stalled()));
+  const answered = new Promise<Answer>((resolve, reject) => {
+    sent.on("error", reject);
+    sent.on("response", (response) => {
+      collect(response).then(resolve, reject);
+    });
+  });
+  // An answer may come before the body is sent, and then be the reason that it cannot be.
+  const sending = request.body === undefined ? sent.end() : pipeline(request.body, sent).catch(() => undefined);
+  try {
+    return await answered;
+  } finally {
+    // What still reads the caller's memory ends before the caller has it back.
+    if (!sent.writableFinished) sent.destroy();
+    await sending;
+  }
+}
+
+async function collect(response: IncomingMessage): Promise<Answer> {
+  const length = Number(response.headers["content-length"] ?? Number.NaN);
+  return {
+    status: response.statusCode ?? 0,
+    headers: response.headers,
+    body: await collectBody(response, Number.isSafeInteger(length) ? length : undefined),
+  };
+}
+
+/** All that a stream brings, in one buffer; where `length` tells how much it will be, without another copy. */
+export async function collectBody(stream: AsyncIterable<Uint8Array>, length: number | undefined): Promise<Buffer> {
+  if (length === undefined) {
+    const chunks: Uint8Array[] = [];
+    for await (const chunk of stream) chunks.push(chunk);
+    return Buffer.concat(chunks);
+  }
+  const body = Buffer.allocUnsafe(length);
+  let at = 0;
+  for await (const chunk of stream) {
+    body.set(chunk, at);
+    at += chunk.length;
+  }
+  return body.subarray(0, at);
+}
+
+function stalled(): Error {
+  const error = new Error(`nothing was received or sent for ${STALL_MS / 1000} seconds`);
+  return Object.assign(error, { code: "ETIMEDOUT" });
+}
