@@ -74,8 +74,8 @@ export interface DiskCacheStats {
  * trouble with the directory: content that cannot be read is not resident, and content that cannot
  * be written is not kept.
  *
- * No byte is served that was not hashed since the file last changed (as far as its times and size
- * tell). There are no pins: an evicted container's open descriptor stays good, and a blob that is
+ * No byte is served that was not hashed, by this thread or for `setWhole`, since the file last changed
+ * (as far as its times and size tell). There are no pins: an evicted container's open descriptor stays good, and a blob that is
  * wanted again is fetched again.
  */
 export class DiskCache {
@@ -106,7 +106,14 @@ export class DiskCache {
     }
     this.limit = options.sizeLimit ?? defaultLimit(this.directory, this.#cachedBytes());
     const descriptors = Math.floor(this.limit / 20 / TYPICAL_CONTAINER);
-    this.#containers = new VerifiedContainers(files, Math.min(Math.max(descriptors, MIN_DESCRIPTORS), MAX_DESCRIPTORS));
+    this.#containers = new VerifiedContainers(
+      files,
+      Math.min(Math.max(descriptors, MIN_DESCRIPTORS), MAX_DESCRIPTORS),
+      (name, fd) => {
+        const stamp = this.#ask((index) => index.stamp(name));
+        return stamp !== undefined && stamp === stampOf(fd);
+      },
+    );
     this.#timer = setInterval(() => this.#maintain(), MAINTENANCE_MS).unref();
   }
 

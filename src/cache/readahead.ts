@@ -2,6 +2,7 @@
 
 import type { Hash } from "../cas/index.ts";
 import type { Ahead, Fetcher } from "./fetcher.ts";
+import type { FileLayout } from "./whole-files.ts";
 
 /** A blob in the order of reading. */
 export interface Upcoming extends Ahead {
@@ -15,6 +16,8 @@ export interface Upcoming extends Ahead {
 export interface Outlook {
   /** The blobs from the one on that holds the byte `offset` of a file: those of this file, then of the files after it. */
   from(ino: number, offset: number): Iterator<Upcoming>;
+  /** What a large file is made of; undefined for one that is not assembled in the disk cache. */
+  layout(ino: number): FileLayout | undefined;
 }
 
 /** Streams that are followed at once; as many readers side by side are noticed. */
@@ -23,6 +26,8 @@ const STREAMS = 16;
 const GLIMPSE = 2;
 /** Blobs that are asked for ahead of a stream at the most; the fetcher has its own bounds in bytes. */
 const WINDOW = 16;
+/** From this window on a reader of a large file is taken for one who reads all of it. */
+const THOROUGH = 4;
 /** Blobs behind a stream that still belong to it: requests of one reader overtake each other. */
 const BEHIND = 4;
 
@@ -37,6 +42,8 @@ interface Stream {
   /** The file that was read last. */
   ino: number;
   large: boolean;
+  /** The file that was last wanted whole for it. */
+  wanted: number;
   /** True once the stream went from one large file to the next: somebody reads the tree, not a file. */
   scan: boolean;
 }
@@ -55,6 +62,12 @@ export class Readahead {
   constructor(fetcher: Fetcher, outlook: Outlook) {
     this.#fetcher = fetcher;
     this.#outlook = outlook;
+  }
+
+  /** Has a large file, once all of it is here, be marked as verified, or handed to the kernel. */
+  want(ino: number): void {
+    const layout = this.#outlook.layout(ino);
+    if (layout !== undefined) this.#fetcher.files?.want(layout);
   }
 
   /** Says that a reader of the file `ino` came, at `offset`, to a blob that was not read before. */
@@ -77,7 +90,8 @@ export class Readahead {
     const first = source.next();
     if (first.done === true || first.value.blob !== blob) return;
     const { large } = first.value;
-    const stream: Stream = { source, ahead: [], asked: 0, window: 0, behind: [blob], ino, large, scan: false };
+    const place = { behind: [blob], ino, large, wanted: 0, scan: false };
+    const stream: Stream = { source, ahead: [], asked: 0, window: 0, ...place };
     this.#see(stream, GLIMPSE);
     this.#streams.push(stream);
     if (this.#streams.length > STREAMS) this.#streams.shift();
@@ -94,6 +108,10 @@ export class Readahead {
     }
     stream.behind.splice(0, stream.behind.length - BEHIND - passed.length);
     if (found === 0) stream.window = Math.min(Math.max(1, stream.window * 2), WINDOW);
+    if (stream.large && stream.window >= THOROUGH && stream.wanted !== stream.ino) {
+      stream.wanted = stream.ino;
+      this.want(stream.ino);
+    }
     this.#see(stream, stream.window + GLIMPSE);
     const end = Math.min(stream.window, this.#limit(stream));
     if (stream.asked < end) stream.asked += this.#fetcher.prefetch(stream.ahead.slice(stream.asked, end));

@@ -26,6 +26,9 @@ interface Container {
   ctimeMs: number;
   /** Counts the changes that were seen of the file; what was verified before one is verified again. */
   version: number;
+  /** The version of which it is known whether all of it was verified by others, and whether it was. */
+  asked: number;
+  stamped: boolean;
   /** Those of its blobs that are remembered. */
   readonly blobs: Set<Hash>;
 }
@@ -62,11 +65,16 @@ export class VerifiedContainers {
   readonly #slices: LRUCache<Hash, VerifiedSlice>;
   readonly #containers = new Map<ContainerName, Container>();
   readonly #open: LRUCache<Container, number>;
+  readonly #isStamped: (name: ContainerName, fd: number) => boolean;
   #buffer: Buffer | undefined;
 
-  /** @param descriptors how many are kept open */
-  constructor(files: ContainerFiles, descriptors: number) {
+  /**
+   * @param descriptors how many are kept open
+   * @param isStamped whether all of a file's container was verified, by whomever, since it last changed
+   */
+  constructor(files: ContainerFiles, descriptors: number, isStamped: (name: ContainerName, fd: number) => boolean) {
     this.#files = files;
+    this.#isStamped = isStamped;
     this.#open = new LRUCache<Container, number>({
       max: descriptors,
       dispose: (fd, container) => {
@@ -106,7 +114,8 @@ export class VerifiedContainers {
     this.#slices.delete(blob);
     let container = this.#containers.get(name);
     if (container === undefined) {
-      container = { name, fd: -1, inode: 0, size: 0, mtimeMs: 0, ctimeMs: 0, version: 0, blobs: new Set() };
+      const unknown = { inode: 0, size: 0, mtimeMs: 0, ctimeMs: 0, version: 0, asked: -1, stamped: false };
+      container = { name, fd: -1, ...unknown, blobs: new Set() };
       this.#containers.set(name, container);
     }
     const size = length ?? this.#files.lengthOf(name) ?? 0;
@@ -155,7 +164,7 @@ export class VerifiedContainers {
   #verify(slice: VerifiedSlice): Opened {
     const { container } = slice;
     const problem = this.#refresh(container);
-    if (problem === undefined && (slice.version === container.version || this.#matches(slice))) return slice;
+    if (problem === undefined && (slice.version === container.version || this.#isVerified(slice))) return slice;
     if (problem === "absent") this.drop(container.name);
     return problem ?? "damaged";
   }
@@ -178,6 +187,7 @@ export class VerifiedContainers {
         info.mtimeMs !== container.mtimeMs ||
         info.ctimeMs !== container.ctimeMs
       ) {
+        container.stamped = false;
         container.version++;
         container.inode = info.ino;
         container.size = info.size;
@@ -188,6 +198,18 @@ export class VerifiedContainers {
     } catch (error) {
       return isErrno(error, "ELOOP", "EIO", "ENXIO") ? "damaged" : "absent";
     }
+  }
+
+  #isVerified(slice: VerifiedSlice): boolean {
+    const { container, offset, length } = slice;
+    if (isFileContainer(container.name) && container.asked !== container.version) {
+      container.asked = container.version;
+      container.stamped = this.#isStamped(container.name, container.fd);
+    }
+    if (!container.stamped) return this.#matches(slice);
+    if (offset + length > container.size) return false;
+    slice.version = container.version;
+    return true;
   }
 
   #matches(slice: VerifiedSlice): boolean {

@@ -50,7 +50,7 @@ export class WholeFiles {
 
   /** Says that a file is wanted whole: now, where all of it is here, or when the last of its blobs arrives. */
   want(layout: FileLayout): void {
-    if (!this.#watched.has(layout.file)) this.#watch(layout, 0);
+    if (!this.#watched.has(layout.file) && !this.#isWhole(layout.file)) this.#watch(layout, 0);
   }
 
   /** Says that a blob of a file has come into the cache. */
@@ -71,6 +71,12 @@ export class WholeFiles {
   async close(): Promise<void> {
     this.#closed = true;
     await this.settled();
+  }
+
+  #isWhole(file: Hash): boolean {
+    const fd = this.#cache.openWhole(file);
+    if (fd !== undefined) closeSync(fd);
+    return fd !== undefined;
   }
 
   #watch(layout: FileLayout, failures: number): void {

@@ -12,7 +12,7 @@ export function registerConfig(program: Command): void {
     .requiredOption("--email <address>", "your e-mail address, kept with what you make")
     .requiredOption("--name <name>", "your name, kept with what you make")
     .option("--credential <file>", "a Google Cloud credential file")
-    .option("--metadata <url>", "store for repos, bundles and labels: file:///dir, gs://bucket or a bucket's name")
+    .option("--metadata <url>", "store for repos, bundles and labels: file:///dir, gs://bucket or s3://bucket")
     .option("--blob <url>", "store for the data: likewise")
     .option("--cache <dir>", "directory for cached data")
     .addHelpText(
@@ -20,7 +20,10 @@ export function registerConfig(program: Command): void {
       `
 Examples:
   datamon config create --email ada@example.org --name "Ada Lovelace"
-  datamon config create --email ada@example.org --name Ada --metadata file:///data/meta --blob file:///data/blob`,
+  datamon config create --email ada@example.org --name Ada --metadata file:///data/meta --blob file:///data/blob
+  datamon config create --email ada@example.org --name Ada --metadata gs://lab/meta --blob gs://lab/blob
+  datamon config create --email ada@example.org --name Ada \\
+    --metadata 's3://lab/meta?region=eu-central-1' --blob 's3://lab/blob?region=eu-central-1'`,
     )
     .action(async (options: CreateOptions) => {
       homeDirectory();

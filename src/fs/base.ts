@@ -20,6 +20,9 @@ export { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG };
 export const XATTR_HASH = bytesOf("user.datamon.hash");
 /** Extended attribute of a file or directory: the id of the bundle that it comes from. */
 export const XATTR_BUNDLE = bytesOf("user.datamon.bundle");
+/** Bytes of a file whose extents are fetched at once for a sequential reader. */
+const PLANNED_AHEAD = 32 * 1024 * 1024;
+
 /** Names that Datamon keeps for itself. */
 export const XATTR_RESERVED = "user.datamon.";
 
@@ -32,8 +35,6 @@ export interface Base {
   parent(ino: number): number | undefined;
   /** Adds the bytes [start, end) of a file to `plan`; what no blob holds is zeros. */
   plan(file: Inode, start: number, end: number, plan: Segment[]): void;
-  /** What a file is made of, where it is one that is assembled in the disk cache. */
-  layout(file: Inode): FileLayout | undefined;
   maxIno(): number;
   totals(): { inodes: number; bytes: number };
   close(): void;
@@ -42,6 +43,14 @@ export interface Base {
 /** A catalog as a base. */
 export class CatalogBase implements Base {
   readonly catalog: Catalog;
+  /** The extents of the last plan, which cover [start, end) of a file; the plan ended at `next`. */
+  #planned: { ino: number; start: number; end: number; next: number; extents: readonly Extent[] } = {
+    ino: 0,
+    start: 0,
+    end: 0,
+    next: 0,
+    extents: [],
+  };
 
   constructor(file: string) {
     this.catalog = Catalog.open(file);
@@ -65,7 +74,7 @@ export class CatalogBase implements Base {
 
   plan(file: Inode, start: number, end: number, plan: Segment[]): void {
     let at = start;
-    for (const extent of this.catalog.extents(file.ino, start, end)) {
+    for (const extent of this.#extents(file.ino, start, end)) {
       const from = Math.max(extent.start, at);
       const to = Math.min(extent.start + extent.length, end);
       if (to <= from) continue;
@@ -79,13 +88,18 @@ export class CatalogBase implements Base {
     addZeros(plan, end - at);
   }
 
-  layout(file: Inode): FileLayout | undefined {
-    const pieces = [];
-    for (const extent of this.catalog.extents(file.ino)) {
-      if (homeOf(file, extent) === undefined) return undefined;
-      pieces.push({ blob: extent.blob, offset: extent.start, length: extent.length });
+  /** Extents that cover [start, end), and more of them for whoever goes on where the last plan ended. */
+  #extents(ino: number, start: number, end: number): readonly Extent[] {
+    const last = this.#planned;
+    const follows = last.ino === ino && last.next === start;
+    if (last.ino === ino && last.start <= start && end <= last.end) {
+      last.next = end;
+      return last.extents.filter((extent) => extent.start < end && extent.start + extent.length > start);
     }
-    return file.hash === undefined || pieces.length === 0 ? undefined : { file: file.hash, size: file.size, pieces };
+    const until = follows ? end + PLANNED_AHEAD : end;
+    const extents = this.catalog.extents(ino, start, until);
+    this.#planned = { ino, start, end: until, next: end, extents };
+    return extents;
   }
 
   maxIno(): number {
@@ -105,6 +119,16 @@ export class CatalogBase implements Base {
 /** Where the blob of an extent belongs in the container of its file, where that is a large one. */
 export function homeOf({ hash, size }: Inode, { start, offset, length }: Extent): Home | undefined {
   return size < WHOLE_FILE || hash === undefined || offset !== 0 ? undefined : { file: hash, size, start, length };
+}
+
+/** What a file is made of, where it is one that is assembled in the disk cache. */
+export function layoutOf(catalog: Catalog, file: Inode): FileLayout | undefined {
+  const pieces = [];
+  for (const extent of catalog.extents(file.ino)) {
+    if (homeOf(file, extent) === undefined) return undefined;
+    pieces.push({ blob: extent.blob, offset: extent.start, length: extent.length });
+  }
+  return file.hash === undefined || pieces.length === 0 ? undefined : { file: file.hash, size: file.size, pieces };
 }
 
 /** Appends `length` zero bytes to a plan. */

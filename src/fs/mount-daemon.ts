@@ -1,8 +1,8 @@
 /** Starting a mount: the process that asks for it, the supervisor, and the daemon that answers over a pipe. */
 
 import { type ChildProcess, spawn } from "node:child_process";
-import { closeSync, writeSync } from "node:fs";
-import { open, readFile } from "node:fs/promises";
+import { closeSync, openSync, writeSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { extname, join } from "node:path";
 import type { Readable } from "node:stream";
 import { text } from "node:stream/consumers";
@@ -42,7 +42,7 @@ export const DEATHS = 5;
 export async function startMount(home: string, args: readonly string[], care: Care | undefined): Promise<MountRecord> {
   const id = await createRecordDirectory(home);
   try {
-    const child = await spawnDaemon(home, id, args, care);
+    const child = spawnDaemon(home, id, args, care);
     const exited = new Promise((resolve) => child.once("exit", resolve));
     const report = await reportOf(child);
     // What failed has cleaned up, and is gone, when the user is told.
@@ -70,23 +70,19 @@ export async function becomeSupervisor(home: string, args: readonly string[], ca
   throw new DatamonError("unsupported", "this system cannot replace a process by another");
 }
 
-async function spawnDaemon(
-  home: string,
-  id: string,
-  args: readonly string[],
-  care: Care | undefined,
-): Promise<ChildProcess> {
+/** Its end and its report are to be asked for in the same turn, or they might come unnoticed. */
+function spawnDaemon(home: string, id: string, args: readonly string[], care: Care | undefined): ChildProcess {
   const [program, ...rest] =
     care === undefined ? daemonCommand([...args, "--daemon", id]) : supervisorCommand(home, id, args, care, false);
-  const file = await open(logFile(home, id), "a", 0o600);
+  const log = openSync(logFile(home, id), "a", 0o600);
   try {
     return spawn(program as string, rest, {
       detached: true,
       env: environment(home),
-      stdio: ["ignore", file.fd, file.fd, "pipe"],
+      stdio: ["ignore", log, log, "pipe"],
     });
   } finally {
-    await file.close();
+    closeSync(log);
   }
 }
 

@@ -3,7 +3,7 @@
  * synchronous and never waits for the network; content is answered with a plan that others execute.
  */
 
-import type { FileLayout, Segment } from "../cache/index.ts";
+import type { Segment } from "../cache/index.ts";
 import type { ByteString, Hash } from "../cas/index.ts";
 import { OverlayNamespace } from "./overlay/overlay.ts";
 import { SnapshotNamespace } from "./snapshot.ts";
@@ -123,8 +123,6 @@ export interface Namespace {
    * this namespace being asked.
    */
   backing(ino: number): Backing | undefined;
-  /** What a large file of the bundle is made of; undefined for any other file. */
-  layout(ino: number): FileLayout | undefined;
   /** ENODATA where there is no such attribute. */
   getxattr(ino: number, name: ByteString): Buffer;
   /** What of an inode can be copied; a namespace that is not writable tells of Datamon's own attributes, too. */

@@ -1,9 +1,9 @@
 /** What a bundle's catalog says about the order in which its content is read. */
 
-import type { Outlook, Upcoming } from "../cache/index.ts";
+import { type FileLayout, type Outlook, type Upcoming, WHOLE_FILE } from "../cache/index.ts";
 import { type Hash, LARGE_FILE } from "../cas/index.ts";
 import { Catalog } from "../meta/index.ts";
-import { homeOf } from "./base.ts";
+import { homeOf, layoutOf } from "./base.ts";
 import type { NamespaceSpec } from "./namespace.ts";
 
 /** An outlook over a catalog of its own, in any thread. */
@@ -29,6 +29,12 @@ export class CatalogOutlook implements Outlook {
       last = blob;
       yield { blob, home: homeOf(inode, found.extent), ino: found.ino, large: inode.size >= LARGE_FILE };
     }
+  }
+
+  /** What a large file that is assembled in the disk cache is made of. */
+  layout(ino: number): FileLayout | undefined {
+    const inode = this.#catalog.inode(ino);
+    return inode === undefined || inode.size < WHOLE_FILE ? undefined : layoutOf(this.#catalog, inode);
   }
 
   close(): void {

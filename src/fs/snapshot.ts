@@ -1,6 +1,6 @@
 /** A bundle as a read-only tree. */
 
-import { type FileLayout, type Segment, WHOLE_FILE } from "../cache/index.ts";
+import { type Segment, WHOLE_FILE } from "../cache/index.ts";
 import type { ByteString } from "../cas/index.ts";
 import type { Inode } from "../meta/index.ts";
 import {
@@ -25,6 +25,8 @@ export class SnapshotNamespace implements Namespace {
   readonly root = 1;
   readonly #base: CatalogBase;
   readonly #bundle: string;
+  /** The inode that was asked for last: whoever reads a file asks for it again and again. */
+  #last: Inode | undefined;
 
   /** Opens the catalog `file` of the bundle with id `bundle`. */
   constructor(file: string, bundle: string) {
@@ -79,10 +81,6 @@ export class SnapshotNamespace implements Namespace {
   backing(ino: number): Backing | undefined {
     const { mode, size, hash } = this.#inode(ino);
     return isRegular(mode) && size >= WHOLE_FILE && hash !== undefined ? { kind: "content", hash } : undefined;
-  }
-
-  layout(ino: number): FileLayout | undefined {
-    return this.#base.layout(this.#inode(ino));
   }
 
   getxattr(ino: number, name: ByteString): Buffer {
@@ -191,8 +189,10 @@ export class SnapshotNamespace implements Namespace {
   }
 
   #inode(ino: number): Inode {
+    if (this.#last?.ino === ino) return this.#last;
     const inode = this.#base.inode(ino);
     if (inode === undefined) throw new FsError("ENOENT");
+    this.#last = inode;
     return inode;
   }
 

@@ -67,6 +67,20 @@ export function objectStoreConformance(name: string, makeSubject: () => Promise<
       assert.deepEqual(await store.get("plain/array"), whole.subarray(300, 350));
     });
 
+    it("takes shared memory, and does not look at a body once it is stored", async () => {
+      const bytes = randomBytes(MIB);
+      const shared = Buffer.from(new SharedArrayBuffer(MIB));
+      bytes.copy(shared);
+      assert.equal(await store.put("plain/shared", shared, { ifAbsent: true }), true);
+      shared.fill(0);
+      bytes.copy(shared);
+      const putting = store.put("plain/pieces", [shared.subarray(0, 8), shared.subarray(8)], { ifAbsent: true });
+      assert.equal(await putting, true);
+      shared.fill(0);
+      assert.deepEqual(await store.get("plain/shared"), bytes);
+      assert.deepEqual(await store.get("plain/pieces"), bytes);
+    });
+
     it("keeps empty objects", async () => {
       assert.equal(await store.put("empty/a", Buffer.alloc(0), { ifAbsent: true }), true);
       assert.equal((await store.get("empty/a")).length, 0);

@@ -107,9 +107,12 @@ describe("the configuration", () => {
     assert.deepEqual([second.code, second.stdout, second.stderr], [0, "", ""]);
   });
 
-  it("with a bucket's name says that buckets are not yet supported", async () => {
-    write(home.own("datamon.yaml"), "metadata: datamon-meta-data\nblob: datamon-blob-data\n");
-    assert.match(await home.fails(1, "repo", "list"), /gs:\/\/datamon-meta-data: .*not yet supported/);
+  it("with a bucket's name means Google Cloud Storage", async () => {
+    write(
+      home.own("datamon.yaml"),
+      "metadata: datamon-meta-data\nblob: datamon-blob-data\ncredential: /no/such.json\n",
+    );
+    assert.match(await home.fails(1, "repo", "list"), /gs:\/\/datamon-meta-data: .*\/no\/such\.json/);
   });
 
   for (const [what, text, why] of [

@@ -87,9 +87,8 @@ export class FaultProxy {
     const fault = this.plan(seen) ?? {};
     if (fault.latency !== undefined) await delay(fault.latency);
     if (fault.status !== undefined) {
-      request.resume();
-      await once(request, "end");
-      answer.writeHead(fault.status).end();
+      if (request.headers.expect === undefined) await once(request.resume(), "end");
+      answer.writeHead(fault.status, { connection: "close" }).end();
       return;
     }
     const passed = http.request({
@@ -107,7 +106,8 @@ export class FaultProxy {
       if (wanted) {
         if (request.headers.expect !== undefined) answer.writeContinue();
         for await (const chunk of damaged(request, fault.cutRequest, fault.corruptRequest)) {
-          if (!passed.write(chunk)) await once(passed, "drain");
+          // A server may answer, or be gone, before it has seen everything.
+          if (!passed.write(chunk)) await Promise.race([once(passed, "drain"), answered]);
         }
       }
       passed.end();

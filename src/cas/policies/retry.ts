@@ -22,8 +22,9 @@ const LONGEST_WAIT = 8000;
  * double and are jittered so that many clients do not come back together ("equal jitter", Brooker,
  * "Exponential Backoff and Jitter", 2015). Gives up in bounded time.
  *
- * A failed put may have stored its object all the same. Where a later try finds the key taken, the
- * object is compared with the body: the same bytes are this put's own, and it answers true.
+ * A create-only put that failed may have stored its object all the same; or it failed because the
+ * object was there and the server hung up on the body. So before it is sent again, and where it then
+ * finds the key taken, the object is compared with the body: the same bytes count as this put's own.
  */
 export class RetryingStore extends PolicyStore {
   readonly #patience: number;
@@ -38,11 +39,13 @@ export class RetryingStore extends PolicyStore {
 
   override async put(key: string, body: ObjectBody, options: PutOptions = {}): Promise<boolean> {
     let tries = 0;
-    const created = await this.around({ verb: "put", key, body, signal: options.signal }, async () => {
+    return await this.around({ verb: "put", key, body, signal: options.signal }, async () => {
       tries++;
-      return await this.inner.put(key, body, options);
+      const again = tries > 1 && options.ifAbsent === true;
+      const there = again ? await this.inner.head(key, options) : undefined;
+      if (there === undefined && (await this.inner.put(key, body, options))) return true;
+      return again && (await this.#holds(key, body, options));
     });
-    return created || (tries > 1 && (await this.#holds(key, body, options.signal)));
   }
 
   protected async around<T>(request: StoreRequest, perform: Perform<T>): Promise<T> {
@@ -69,13 +72,13 @@ export class RetryingStore extends PolicyStore {
     }
   }
 
-  async #holds(key: string, body: ObjectBody, signal: AbortSignal | undefined): Promise<boolean> {
-    const size = await sizeOf(body, `store object ${key} in ${this.url}`);
+  async #holds(key: string, body: ObjectBody, { signal }: PutOptions): Promise<boolean> {
     const options = signal === undefined ? {} : { signal };
-    if ((await this.head(key, options))?.size !== size) return false;
+    const size = await sizeOf(body, `store object ${key} in ${this.url}`);
+    if ((await this.inner.head(key, options))?.size !== size) return false;
     let offset = 0;
     for await (const piece of piecesOf(body)) {
-      const stored = await this.get(key, { offset, length: piece.length }, options);
+      const stored = await this.inner.get(key, { offset, length: piece.length }, options);
       if (!stored.equals(piece)) return false;
       offset += piece.length;
     }

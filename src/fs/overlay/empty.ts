@@ -35,10 +35,6 @@ export class EmptyBase implements Base {
 
   plan(): void {}
 
-  layout(): undefined {
-    return undefined;
-  }
-
   maxIno(): number {
     return ROOT_INO;
   }

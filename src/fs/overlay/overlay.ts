@@ -187,10 +187,6 @@ export class OverlayNamespace implements Namespace {
     return { kind: "file", fd };
   }
 
-  layout(): undefined {
-    return undefined;
-  }
-
   getxattr(ino: number, name: ByteString): Buffer {
     const value = name.startsWith(XATTR_RESERVED) ? this.#reserved(ino, name) : this.#xattr(ino, name);
     if (value === undefined) throw new FsError("ENODATA");

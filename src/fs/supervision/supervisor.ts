@@ -14,6 +14,14 @@ import { type Line, REPORT_FD, type Start, type State, type SupervisorTask } fro
 /** The time in which deaths are counted, in milliseconds. */
 const WINDOW = 60_000;
 
+/**
+ * A daemon that lived so long after its start, in milliseconds, and served for so long of it, had
+ * taken the mount over: what killed it was not there from the beginning, and counting begins with it.
+ * Without this rule a mount could not be kept through, say, a machine that is short of memory.
+ */
+const LIVED = 800;
+const SERVED = 200;
+
 /** How long after a daemon that never came to serve the next one is started, in milliseconds. */
 const PAUSE = 500;
 
@@ -25,7 +33,7 @@ const ERROR = 50;
 class Supervisor {
   readonly #task: SupervisorTask;
   readonly #state: State = {};
-  /** When daemons died, by the monotonic clock. */
+  /** When daemons died, each but the first having hardly lived, by the monotonic clock. */
   #deaths: number[] = [];
   #restarts = 0;
   /** The descriptor of /dev/fuse, once the first daemon has sent it and until the mount is gone. */
@@ -36,6 +44,9 @@ class Supervisor {
   /** The daemon takes signals: it serves, or has not begun to do anything that would have to be undone. */
   #reachable = false;
   #served = false;
+  /** When the present daemon was started, and when it began to serve, by the monotonic clock. */
+  #began = 0;
+  #serving = Number.POSITIVE_INFINITY;
   #ending = false;
 
   constructor(task: SupervisorTask) {
@@ -53,7 +64,8 @@ class Supervisor {
       }
       const how = signal ?? `status ${code}`;
       const now = performance.now();
-      this.#deaths = [...this.#deaths.filter((at) => at > now - WINDOW), now];
+      const lived = now - this.#began >= LIVED && now - this.#serving >= SERVED;
+      this.#deaths = [...(lived ? [] : this.#deaths.filter((at) => at > now - WINDOW)), now];
       if (this.#deaths.length >= this.#task.deaths) {
         this.#giveUp(how);
         return 1;
@@ -73,6 +85,8 @@ class Supervisor {
     const sockets = libc?.socketPair();
     const [program, ...args] = this.#task.command as [string, ...string[]];
     const report = first && !this.#task.foreground ? REPORT_FD : "ignore";
+    this.#began = performance.now();
+    this.#serving = Number.POSITIVE_INFINITY;
     const daemon = spawn(program, args, {
       // In a session of its own, so that the terminal's signals come to it through here, once.
       detached: true,
@@ -127,6 +141,7 @@ class Supervisor {
     else if (line[0] === "descriptor") this.#device = receive();
     else if (line[0] === "serving") {
       this.#served = true;
+      this.#serving = performance.now();
       this.#reachable = true;
       if (this.#signal !== undefined) this.#pass(this.#signal);
     } else {

@@ -1,6 +1,13 @@
-import { after, before, describe } from "node:test";
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, describe, it } from "node:test";
+import { openStore } from "../../../src/cas/index.ts";
 import { objectStoreConformance } from "../../conformance/object-store.ts";
 import { remoteStoreConformance } from "../../conformance/remote-store.ts";
+import { FaultProxy } from "../../support/fault-proxy.ts";
 import { type StoreServer, serverMissing, startGcs } from "../../support/servers.ts";
 
 describe("Google Cloud Storage", { skip: serverMissing("fake-gcs-server") }, () => {
@@ -20,4 +27,41 @@ describe("Google Cloud Storage", { skip: serverMissing("fake-gcs-server") }, () 
       return `gs://${bucket}/${prefix}?${new URLSearchParams(parameters)}`;
     },
   }));
+
+  it("uploads large files piece by piece, also where one is interrupted, and only where they are absent", async (t) => {
+    const proxy = await FaultProxy.start(server.endpoint);
+    const directory = await mkdtemp(join(tmpdir(), "datamon-large-"));
+    t.after(async () => {
+      await proxy.down();
+      await rm(directory, { recursive: true });
+    });
+    const file = join(directory, "large");
+    const bytes = randomBytes(33 * 1024 * 1024);
+    await writeFile(file, bytes);
+    process.env.STORAGE_EMULATOR_HOST = proxy.endpoint;
+    const store = await openStore(`gs://${server.bucket}/large`);
+    let cut = false;
+    proxy.plan = ({ method }) => {
+      if (method !== "PUT" || cut) return undefined;
+      cut = true;
+      return { cutRequest: 5_000_000 };
+    };
+    assert.equal(await store.put("a", { file }, { ifAbsent: true }), true);
+    assert.ok(bytes.equals(await store.get("a")));
+    assert.ok(proxy.seen.filter(({ method }) => method === "PUT").length > 3);
+    assert.equal(await store.put("a", { file }, { ifAbsent: true }), false);
+  });
+
+  it("names a key file that is not there or is none", async (t) => {
+    const { STORAGE_EMULATOR_HOST } = process.env;
+    delete process.env.STORAGE_EMULATOR_HOST;
+    t.after(() => {
+      process.env.STORAGE_EMULATOR_HOST = STORAGE_EMULATOR_HOST;
+    });
+    for (const credential of ["/no/such/key.json", import.meta.filename]) {
+      const store = await openStore("gs://bucket", { credential });
+      await assert.rejects(store.get("a"), { code: "denied", hint: /credential/ });
+      await assert.rejects(store.list("a"), { code: "denied", hint: /credential/ });
+    }
+  });
 });

@@ -1,6 +1,6 @@
 /** From a request to its reply: decodes, asks the namespace, encodes. It knows no file descriptor of the kernel's. */
 
-import { type DiskCache, type FileLayout, lastBlob, readLocal, type Segment } from "../../../cache/index.ts";
+import { type DiskCache, lastBlob, readLocal, type Segment } from "../../../cache/index.ts";
 import { type ByteString, faultPoint, type Hash, toBuffer } from "../../../cas/index.ts";
 import { isDirectory } from "../../base.ts";
 import { nowNs } from "../../clock.ts";
@@ -48,7 +48,7 @@ export interface Outlet {
   /** The reader of the request with this number gave up. */
   interrupt(uniqueLow: number, uniqueHigh: number): void;
   /** A large file was opened that is not whole in the cache. */
-  want(layout: FileLayout): void;
+  want(ino: number): void;
   /** The kernel is served from now on, as agreed. */
   started(session: Session): void;
   /**

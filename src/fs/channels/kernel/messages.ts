@@ -1,6 +1,5 @@
 /** What the worker thread of a mount and the main thread tell each other. */
 
-import type { FileLayout } from "../../../cache/index.ts";
 import type { ErrorCode, Hash } from "../../../cas/index.ts";
 import type { NamespaceSpec } from "../../namespace.ts";
 import type { OpenMode } from "../../open-mode.ts";
@@ -54,7 +53,7 @@ export type WorkerMessage =
   /** A reader came to a blob that nobody read through this mount before. */
   | { readonly kind: "reached"; readonly ino: number; readonly offset: number; readonly blob: Hash }
   /** A large file was opened that is not whole in the cache. */
-  | { readonly kind: "want"; readonly layout: FileLayout }
+  | { readonly kind: "want"; readonly ino: number }
   | { readonly kind: "interrupt"; readonly uniqueLow: number; readonly uniqueHigh: number }
   | { readonly kind: "error"; readonly request: string; readonly subject: string; readonly error: PlainError }
   /** The mount is gone and the namespace closed. */

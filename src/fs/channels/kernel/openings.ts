@@ -1,7 +1,7 @@
 /** The open files of a mount: which of them the kernel reads and writes by itself. */
 
 import { closeSync } from "node:fs";
-import type { DiskCache, FileLayout } from "../../../cache/index.ts";
+import type { DiskCache } from "../../../cache/index.ts";
 import { isErrno } from "../../../cas/index.ts";
 import { FsError } from "../../errno.ts";
 import type { Namespace } from "../../namespace.ts";
@@ -24,7 +24,7 @@ export type OpenedFiles = Readonly<Record<string, readonly [backing: number, han
 
 /** What has to be known of openings elsewhere. */
 export interface OpeningsOutlet {
-  want(layout: FileLayout): void;
+  want(ino: number): void;
   passed(ino: number, backing: number, handles: number): void;
 }
 
@@ -128,8 +128,7 @@ export class Openings {
     if (backing.kind === "file") return this.#add(register, backing.fd) || UNCACHED;
     const fd = this.#cache.openWhole(backing.hash);
     if (fd === undefined) {
-      const layout = this.#namespace.layout(ino);
-      if (layout !== undefined) this.#outlet.want(layout);
+      this.#outlet.want(ino);
       return 0;
     }
     try {

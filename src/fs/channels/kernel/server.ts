@@ -134,7 +134,7 @@ export class Server {
     if (message.kind === "closed") this.#ended = true;
     else if (message.kind === "miss") this.#served?.misses.start(message.miss);
     else if (message.kind === "reached") this.#readahead?.reached(message.ino, message.offset, message.blob);
-    else if (message.kind === "want") this.#options.fetcher.files?.want(message.layout);
+    else if (message.kind === "want") this.#readahead?.want(message.ino);
     else if (message.kind === "interrupt") this.#served?.misses.interrupt(message.uniqueLow, message.uniqueHigh);
     else if (message.kind === "error") {
       this.#options.onError(message.request, message.subject, errorFrom(message.error));

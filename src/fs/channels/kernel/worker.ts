@@ -72,7 +72,7 @@ function dispatcherOf(fd: number, namespace: Namespace, cache: DiskCache): Dispa
     miss: (miss) => tell({ kind: "miss", miss }, [miss.reply]),
     interrupt: (uniqueLow, uniqueHigh) => tell({ kind: "interrupt", uniqueLow, uniqueHigh }),
     reached: (ino, offset, blob) => tell({ kind: "reached", ino, offset, blob }),
-    want: (layout) => tell({ kind: "want", layout }),
+    want: (ino) => tell({ kind: "want", ino }),
     started: (session) => tell({ kind: "started", session }),
     listing: (handle, position, name) =>
       leave("listings", String(handle), name === undefined ? null : [position, name]),
