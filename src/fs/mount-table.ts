@@ -1,6 +1,7 @@
 /** What is mounted where, and taking mounts away: by the system's own programs, so that it works for root and everybody else. */
 
 import { spawn } from "node:child_process";
+import { writeFileSync } from "node:fs";
 import { lstat, readdir, readFile, readlink } from "node:fs/promises";
 import { dirname } from "node:path";
 import { DatamonError } from "../cas/index.ts";
@@ -126,4 +127,19 @@ async function usersOf(directory: string): Promise<string[]> {
     if (found.length === NAMED_USERS) break;
   }
   return found;
+}
+
+/**
+ * Ends a FUSE mount's connection with all its requests, where this system shows the files to do so
+ * to whoever mounted; false where it does not.
+ *
+ * @param device the mount's, as the table of mounts has it
+ */
+export function abortConnection(device: string): boolean {
+  try {
+    writeFileSync(`/sys/fs/fuse/connections/${device.split(":")[1]}/abort`, "1", { flag: "r+" });
+    return true;
+  } catch {
+    return false;
+  }
 }

@@ -7,7 +7,7 @@ import type { MountOutcome } from "./mount.ts";
 import { mountPath } from "./mount-directory.ts";
 import { errorOf, isServed, type MountRecord, readRecord, readRecords, removeRecord } from "./mount-record.ts";
 import { askStatistics, type MountStatistics } from "./mount-statistics.ts";
-import { detach, isDatamon, mountedAt } from "./mount-table.ts";
+import { abortConnection, detach, isDatamon, mountedAt } from "./mount-table.ts";
 import type { OpenMode } from "./open-mode.ts";
 import { countChanges, discardScratch, getScratch } from "./scratch.ts";
 
@@ -153,6 +153,11 @@ async function unmountUnknown(directory: string, path: string): Promise<MountOut
 
 /** How often a daemon's record is looked at, in milliseconds. */
 const WATCH_INTERVAL = 50;
+/**
+ * How long after the mount has left the table its daemon may take to see that, in milliseconds. A
+ * copy of the mount in another mount namespace would keep its connection alive for as long as that lives.
+ */
+const DETACHED_WAIT = 2000;
 
 /** Takes a served mount away and waits for its end: the record with its outcome, or undefined where the daemon died without. */
 async function endOf(
@@ -161,8 +166,11 @@ async function endOf(
   onCommit: (() => void) | undefined,
 ): Promise<MountRecord | undefined> {
   let told = false;
-  if (record.outcome === undefined && (await isServed(record)) && isDatamon(await mountedAt(record.directory))) {
+  let abortAt = Number.POSITIVE_INFINITY;
+  const mount = await mountedAt(record.directory);
+  if (record.outcome === undefined && (await isServed(record)) && isDatamon(mount)) {
     await detach(record.directory);
+    abortAt = performance.now() + DETACHED_WAIT;
   }
   for (;;) {
     // First whether it runs, then what it wrote: the other way round its last word could be missed.
@@ -172,6 +180,10 @@ async function endOf(
     if (now?.state === "committing" && !told) {
       told = true;
       onCommit?.();
+    }
+    if (now?.state === "mounted" && mount !== undefined && performance.now() > abortAt) {
+      abortConnection(mount.device);
+      abortAt = Number.POSITIVE_INFINITY;
     }
     await setTimeout(WATCH_INTERVAL);
   }

@@ -1,12 +1,12 @@
 /** The main thread's side of a mount: the worker that serves it, the reads that wait, and the end of both. */
 
 import { spawn, spawnSync } from "node:child_process";
-import { closeSync, writeFileSync } from "node:fs";
+import { closeSync } from "node:fs";
 import { extname } from "node:path";
 import { Worker } from "node:worker_threads";
 import { Readahead } from "../../../cache/index.ts";
 import { DatamonError } from "../../../cas/index.ts";
-import type { MountPoint } from "../../mount-table.ts";
+import { abortConnection, type MountPoint } from "../../mount-table.ts";
 import { CatalogOutlook } from "../../outlook.ts";
 import type { ChannelCounts, ChannelOptions } from "../channel.ts";
 import { Counts } from "./counts.ts";
@@ -175,16 +175,6 @@ export class Server {
     if (process.getuid?.() !== 0 || !umountLazily(directory)) {
       spawnSync("fusermount3", ["-uz", "--", directory], { stdio: "ignore" });
     }
-  }
-}
-
-/** Ends a connection with all its requests, where this system shows the files to do so to whoever mounted. */
-function abortConnection(device: string): boolean {
-  try {
-    writeFileSync(`/sys/fs/fuse/connections/${device.split(":")[1]}/abort`, "1", { flag: "r+" });
-    return true;
-  } catch {
-    return false;
   }
 }
 
