@@ -98,7 +98,7 @@ export function isErrno(error: unknown, ...names: string[]): error is NodeJS.Err
 export function ioError(doing: string, error: unknown): DatamonError {
   if (error instanceof DatamonError) return error;
   const why = error instanceof Error ? error.message : String(error);
-  if (isErrno(error, "ENOSPC", "EDQUOT")) {
+  if (isErrno(error, "ENOSPC", "EDQUOT", "SQLITE_FULL")) {
     return new DatamonError("no-space", `cannot ${doing}: the disk is full`, {
       hint: "Free some space and run the command again; what was finished is kept.",
       cause: error,

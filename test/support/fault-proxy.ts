@@ -107,7 +107,7 @@ export class FaultProxy {
         if (request.headers.expect !== undefined) answer.writeContinue();
         for await (const chunk of damaged(request, fault.cutRequest, fault.corruptRequest)) {
           // A server may answer, or be gone, before it has seen everything.
-          if (!passed.write(chunk)) await Promise.race([once(passed, "drain"), answered]);
+          if (!passed.write(chunk)) await Promise.race([drained(passed), answered]);
         }
       }
       passed.end();
@@ -135,6 +135,10 @@ export class FaultProxy {
     }
     throw new Error("cut");
   }
+}
+
+function drained(passed: http.ClientRequest): Promise<void> {
+  return new Promise((resolve) => passed.once("drain", resolve));
 }
 
 /** Sends the headers, and tells whether the server wants the body or has its answer already. */

@@ -1,6 +1,5 @@
 import type { ObjectStore } from "../store.ts";
-import { sizeOf } from "../stores/body.ts";
-import { type Perform, PolicyStore, pause, type StoreRequest } from "./policy.ts";
+import { type Perform, PolicyStore, pause, type StoreRequest, sentBytes } from "./policy.ts";
 
 /**
  * Keeps the bytes of bodies, both ways together, below a rate (a token bucket that holds one second's
@@ -19,7 +18,7 @@ export class BandwidthStore extends PolicyStore {
   }
 
   protected async around<T>(request: StoreRequest, perform: Perform<T>): Promise<T> {
-    if (request.body !== undefined) await this.#take(await sizeOf(request.body, request.verb), request.signal);
+    await this.#take(await sentBytes(request, this.url), request.signal);
     const result = await perform(request.signal);
     if (Buffer.isBuffer(result)) await this.#take(result.length, request.signal);
     return result;

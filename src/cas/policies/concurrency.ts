@@ -1,8 +1,7 @@
 import PQueue from "p-queue";
 import { UnavailableError } from "../errors.ts";
 import type { ObjectStore } from "../store.ts";
-import { sizeOf } from "../stores/body.ts";
-import { type Perform, PolicyStore, type StoreRequest } from "./policy.ts";
+import { type Perform, PolicyStore, type StoreRequest, sentBytes } from "./policy.ts";
 
 /** How many requests at once. */
 export interface ConcurrencyOptions {
@@ -49,7 +48,7 @@ export class AdaptiveStore extends PolicyStore {
         if (this.#queue.pending >= this.limit) this.#round.full = true;
         try {
           const result = await perform(request.signal);
-          const sent = request.body === undefined ? 0 : await sizeOf(request.body, request.verb);
+          const sent = await sentBytes(request, this.url);
           this.#succeeded(sent + (Buffer.isBuffer(result) ? result.length : 0));
           return result;
         } catch (error) {

@@ -1,7 +1,6 @@
 import { UnavailableError } from "../errors.ts";
 import type { ObjectStore } from "../store.ts";
-import { sizeOf } from "../stores/body.ts";
-import { type Perform, PolicyStore, type StoreRequest } from "./policy.ts";
+import { type Perform, PolicyStore, type StoreRequest, sentBytes } from "./policy.ts";
 
 const DEFAULT = 60_000;
 /** Bytes a second; what moves more slowly than this may as well stand still. */
@@ -23,8 +22,7 @@ export class DeadlineStore extends PolicyStore {
   protected async around<T>(request: StoreRequest, perform: Perform<T>): Promise<T> {
     // An object of unknown size may take as long as it does.
     if (request.verb === "get" && request.range === undefined) return await perform(request.signal);
-    const body = request.body === undefined ? 0 : await sizeOf(request.body, request.verb);
-    const bytes = body + (request.range?.length ?? 0);
+    const bytes = (await sentBytes(request, this.url)) + (request.range?.length ?? 0);
     const limit = new AbortController();
     const timer = setTimeout(() => limit.abort(), this.#milliseconds + (1000 * bytes) / SLOWEST);
     try {

@@ -1,6 +1,5 @@
 import type { ObjectStore } from "../store.ts";
-import { sizeOf } from "../stores/body.ts";
-import { type Perform, PolicyStore, type StoreRequest } from "./policy.ts";
+import { type Perform, PolicyStore, type StoreRequest, sentBytes } from "./policy.ts";
 
 /** What became of the requests of one kind. */
 export interface VerbMetrics {
@@ -42,7 +41,7 @@ export class MeteredStore extends PolicyStore {
       counts.time += time;
       counts.slowest = Math.max(counts.slowest, time);
       if (Buffer.isBuffer(result)) counts.bytes += result.length;
-      if (request.body !== undefined && result === true) counts.bytes += await sizeOf(request.body, request.verb);
+      if (result === true) counts.bytes += await sentBytes(request, this.url);
       return result;
     } catch (error) {
       counts.failures++;

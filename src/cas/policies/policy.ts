@@ -9,6 +9,8 @@ import type {
   RequestOptions,
 } from "../store.ts";
 
+import { sizeOf } from "../stores/body.ts";
+
 /** A request to a store, as policies see it. */
 export interface StoreRequest {
   readonly verb: "get" | "put" | "head" | "list" | "delete";
@@ -55,6 +57,11 @@ export abstract class PolicyStore implements ObjectStore {
   }
 
   protected abstract around<T>(request: StoreRequest, perform: Perform<T>): Promise<T>;
+}
+
+/** The length of what a request sends, in bytes. */
+export async function sentBytes({ verb, key, body }: StoreRequest, url: string): Promise<number> {
+  return body === undefined ? 0 : await sizeOf(body, `${verb} object ${key} in ${url}`);
 }
 
 /** Waits so many milliseconds; rejects with the signal's reason where that comes first. */

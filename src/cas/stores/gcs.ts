@@ -1,5 +1,6 @@
-import type { Bucket, Storage, StorageOptions } from "@google-cloud/storage";
-import { DatamonError, ioError, isErrno, ObjectNotFoundError, UnavailableError } from "../errors.ts";
+import { readFile } from "node:fs/promises";
+import type { Storage } from "@google-cloud/storage";
+import { DatamonError, ioError, ObjectNotFoundError, UnavailableError } from "../errors.ts";
 import type {
   ByteRange,
   ListOptions,
@@ -12,68 +13,69 @@ import type {
 import type { BucketAddress } from "./address.ts";
 import { piecesOf, sizeOf } from "./body.ts";
 import { crc32c, encodeCrc32c } from "./crc32c.ts";
-import { failPoint, remoteError, STALL_MS } from "./failure.ts";
+import { failPoint, type RemoteFailure, remoteError } from "./failure.ts";
 import { type Answer, type HttpRequest, send } from "./http.ts";
 import { checkKey, isKey } from "./keys.ts";
 import { MultipartUpload } from "./multipart.ts";
 import { RESUMABLE_SIZE, ResumableUpload } from "./resumable.ts";
+
+type GoogleAuth = Storage["authClient"];
 
 const DEFAULT_PAGE = 1000;
 const HINT =
   "Give an account access to the bucket: 'gcloud auth application-default login', or a key file as 'credential' in the configuration.";
 
 /**
- * Objects in a Google Cloud Storage bucket. The SDK brings credentials and everything about objects but
- * their bytes. These go through our own requests: the SDK's streams can be neither ended early nor
- * watched for stalls, send bodies without their length, and checksum four times slower.
+ * Objects in a Google Cloud Storage bucket. The SDK brings the credentials and knows the endpoint. The
+ * requests are our own: the SDK's can be neither ended early nor watched for stalls, send bodies
+ * without their length, and checksum four times slower.
  */
 export class GcsStore implements ObjectStore {
   readonly url: string;
   readonly #address: BucketAddress;
-  readonly #storage: Storage;
-  readonly #bucket: Bucket;
-  readonly #emulated: boolean;
+  readonly #endpoint: string;
+  /** Undefined for an emulator, which asks for no credentials. */
+  readonly #auth: GoogleAuth | undefined;
   /** Uploads that a failure interrupted, to go on with where the same body is put again. */
   readonly #interrupted = new WeakMap<object, ResumableUpload>();
   #bucketKnown = false;
 
-  private constructor(address: BucketAddress, storage: Storage, emulated: boolean) {
+  private constructor(address: BucketAddress, endpoint: string, auth: GoogleAuth | undefined) {
     this.url = address.url;
     this.#address = address;
-    this.#storage = storage;
-    this.#bucket = storage.bucket(address.bucket);
-    this.#emulated = emulated;
+    this.#endpoint = endpoint;
+    this.#auth = auth;
   }
 
   /**
    * Opens the store at `gs://bucket/prefix`. The bucket has to be there; nothing is asked of it yet.
+   * `$STORAGE_EMULATOR_HOST` names an emulator to use instead of the service.
    *
    * @param credential a key file; without it, application default credentials
    */
   static async open(address: BucketAddress, credential: string | undefined): Promise<GcsStore> {
-    const { Storage } = await import("@google-cloud/storage");
-    const options: StorageOptions = { retryOptions: { autoRetry: false }, timeout: STALL_MS };
-    if (credential !== undefined) options.keyFilename = credential;
     const emulator = process.env.STORAGE_EMULATOR_HOST;
-    if (emulator === undefined || emulator === "") return new GcsStore(address, new Storage(options), false);
-    options.apiEndpoint = `${/^https?:\/\//.test(emulator) ? "" : "http://"}${emulator.replace(/\/+$/, "")}`;
-    const storage = new Storage(options);
-    // From the variable the SDK takes the address without the path of the API.
-    storage.baseUrl = `${storage.apiEndpoint}/storage/v1`;
-    return new GcsStore(address, storage, true);
+    if (emulator !== undefined && emulator !== "") {
+      const endpoint = `${/^https?:\/\//.test(emulator) ? "" : "http://"}${emulator.replace(/\/+$/, "")}`;
+      return new GcsStore(address, endpoint, undefined);
+    }
+    const { Storage } = await import("@google-cloud/storage");
+    const { apiEndpoint, authClient } = new Storage();
+    // Given to the constructor, a key makes the SDK print a warning; it is about keys of unknown origin.
+    if (credential !== undefined) authClient.jsonContent = await readCredential(credential, address.url);
+    return new GcsStore(address, apiEndpoint, authClient);
   }
 
   async get(key: string, range?: ByteRange, options: RequestOptions = {}): Promise<Buffer> {
     const name = this.#nameOf(key);
     const doing = `read object ${key} in ${this.url}`;
     if (range?.length === 0) {
-      if ((await this.head(key)) === undefined) throw new ObjectNotFoundError(this.url, key);
+      if ((await this.head(key, options)) === undefined) throw new ObjectNotFoundError(this.url, key);
       return Buffer.alloc(0);
     }
     const headers: Record<string, string> = {};
     if (range !== undefined) headers.range = `bytes=${range.offset}-${range.offset + range.length - 1}`;
-    const { apiEndpoint } = this.#storage;
-    const url = new URL(`${apiEndpoint}/storage/v1/b/${this.#address.bucket}/o/${encodeURIComponent(name)}?alt=media`);
+    const url = this.#objectUrl(name, { alt: "media" });
     const answer = await this.#send(doing, { method: "GET", url, headers, signal: options.signal });
     const { status, body } = answer;
     if (status === 200 || status === 206) {
@@ -83,7 +85,7 @@ export class GcsStore implements ObjectStore {
     }
     if (status === 416) return Buffer.alloc(0);
     if (status !== 404) throw this.#failure(doing, answer);
-    await this.#checkBucket(doing);
+    await this.#checkBucket(doing, options);
     throw new ObjectNotFoundError(this.url, key);
   }
 
@@ -100,14 +102,14 @@ export class GcsStore implements ObjectStore {
         : new MultipartUpload({ name, body, size, checksum: await checksumOf(body, doing) }));
     if (upload instanceof ResumableUpload) this.#interrupted.set(body, upload);
     const query = options.ifAbsent === true ? "&ifGenerationMatch=0" : "";
-    const url = `${this.#storage.apiEndpoint}/upload/storage/v1/b/${this.#address.bucket}/o?name=${encodeURIComponent(name)}${query}`;
+    const url = `${this.#endpoint}/upload/storage/v1/b/${this.#address.bucket}/o?name=${encodeURIComponent(name)}${query}`;
     const answer = await upload.run(url, (request) => this.#send(doing, { ...request, signal: options.signal }));
     if (answer.status === 412 && options.ifAbsent === true) {
       this.#interrupted.delete(body);
       return false;
     }
     if (answer.status === 404) {
-      await this.#checkBucket(doing);
+      await this.#checkBucket(doing, options);
       throw new UnavailableError(`cannot ${doing}: the store has forgotten the upload`);
     }
     if (answer.status !== 200 && answer.status !== 201) throw this.#failure(doing, answer);
@@ -117,17 +119,16 @@ export class GcsStore implements ObjectStore {
     return true;
   }
 
-  async head(key: string): Promise<ObjectInfo | undefined> {
+  async head(key: string, options: RequestOptions = {}): Promise<ObjectInfo | undefined> {
     const doing = `look up object ${key} in ${this.url}`;
-    try {
-      const [metadata] = await this.#bucket.file(this.#nameOf(key)).getMetadata({ fields: "size" });
-      this.#bucketKnown = true;
-      return { key, size: Number(metadata.size) };
-    } catch (error) {
-      if (statusOf(error) !== 404) throw this.#sdkFailure(doing, error);
-      await this.#checkBucket(doing);
+    const url = this.#objectUrl(this.#nameOf(key), { fields: "size" });
+    const answer = await this.#send(doing, { method: "GET", url, headers: {}, signal: options.signal });
+    if (answer.status === 404) {
+      await this.#checkBucket(doing, options);
       return undefined;
     }
+    if (answer.status !== 200) throw this.#failure(doing, answer);
+    return { key, size: Number(parse<{ size: string }>(answer, doing).size) };
   }
 
   async list(prefix: string, options: ListOptions = {}): Promise<ObjectInfo[]> {
@@ -137,41 +138,41 @@ export class GcsStore implements ObjectStore {
     let pageToken: string | undefined;
     // Things in the bucket that are no objects of ours may take up whole pages.
     do {
-      options.signal?.throwIfAborted();
-      const query = {
-        autoPaginate: false,
+      const url = this.#url("o", {
         prefix: before + prefix,
-        maxResults: options.limit ?? DEFAULT_PAGE,
+        maxResults: String(options.limit ?? DEFAULT_PAGE),
         fields: "items(name,size),nextPageToken",
         // The offset is inclusive, and no character of a key sorts before "!".
         ...(options.after === undefined ? {} : { startOffset: `${before}${options.after}!` }),
         ...(pageToken === undefined ? {} : { pageToken }),
-      };
-      try {
-        const [files, next] = await this.#bucket.getFiles(query);
-        this.#bucketKnown = true;
-        // Where only some fields are asked for, the SDK passes on what the service sent.
-        for (const { name, size } of files as unknown as { name: string; size: string }[]) {
-          const key = name.slice(before.length);
-          if (isKey(key)) page.push({ key, size: Number(size) });
-        }
-        pageToken = (next as { pageToken?: string } | null)?.pageToken;
-      } catch (error) {
-        throw this.#sdkFailure(doing, error);
+      });
+      const answer = await this.#send(doing, { method: "GET", url, headers: {}, signal: options.signal });
+      if (answer.status !== 200) throw this.#failure(doing, answer);
+      const { items = [], nextPageToken } = parse<Listing>(answer, doing);
+      for (const { name, size } of items) {
+        const key = name.slice(before.length);
+        if (isKey(key)) page.push({ key, size: Number(size) });
       }
+      pageToken = nextPageToken;
     } while (page.length === 0 && pageToken !== undefined);
     return page;
   }
 
-  async delete(key: string): Promise<void> {
+  async delete(key: string, options: RequestOptions = {}): Promise<void> {
     const doing = `delete object ${key} in ${this.url}`;
+    const url = this.#objectUrl(this.#nameOf(key), {});
     failPoint(doing, "delete", key);
-    try {
-      await this.#bucket.file(this.#nameOf(key)).delete();
-    } catch (error) {
-      if (statusOf(error) !== 404) throw this.#sdkFailure(doing, error);
-      await this.#checkBucket(doing);
-    }
+    const answer = await this.#send(doing, { method: "DELETE", url, headers: {}, signal: options.signal });
+    if (answer.status === 404) await this.#checkBucket(doing, options);
+    else if (answer.status !== 200 && answer.status !== 204) throw this.#failure(doing, answer);
+  }
+
+  #url(path: string, query: Record<string, string>): URL {
+    return new URL(`${this.#endpoint}/storage/v1/b/${this.#address.bucket}/${path}?${new URLSearchParams(query)}`);
+  }
+
+  #objectUrl(name: string, query: Record<string, string>): URL {
+    return this.#url(`o/${encodeURIComponent(name)}`, query);
   }
 
   #nameOf(key: string): string {
@@ -180,80 +181,67 @@ export class GcsStore implements ObjectStore {
   }
 
   async #send(doing: string, request: HttpRequest): Promise<Answer> {
-    const headers = this.#emulated ? {} : await this.#credentials(doing);
+    const headers = this.#auth === undefined ? {} : await this.#authorization(this.#auth, doing);
     try {
       return await send({ ...request, headers: { ...headers, ...request.headers } });
     } catch (error) {
-      if (error instanceof DatamonError || request.signal?.aborted === true) throw error;
-      throw this.#failed(doing, undefined, (error as NodeJS.ErrnoException).code, messageOf(error), error);
+      if (request.signal?.aborted === true) throw error;
+      throw remoteError(doing, networkFailure(error), HINT);
     }
   }
 
-  async #credentials(doing: string): Promise<Record<string, string>> {
+  async #authorization(auth: GoogleAuth, doing: string): Promise<Record<string, string>> {
     try {
-      return Object.fromEntries(await this.#storage.authClient.getRequestHeaders());
+      return Object.fromEntries(await auth.getRequestHeaders());
     } catch (error) {
-      throw this.#sdkFailure(doing, error);
+      const failure = networkFailure(error);
+      // Credentials that are missing or none fail without a network or a service having its say.
+      if (failure.status !== undefined || failure.code !== undefined) throw remoteError(doing, failure, HINT);
+      throw new DatamonError("denied", `cannot ${doing}: ${failure.message}`, { hint: HINT, cause: error });
     }
   }
 
   /** Throws where it is the bucket that is missing: answers about objects do not tell. */
-  async #checkBucket(doing: string): Promise<void> {
+  async #checkBucket(doing: string, { signal }: RequestOptions): Promise<void> {
     if (this.#bucketKnown) return;
-    try {
-      await this.#bucket.getFiles({ autoPaginate: false, maxResults: 1, fields: "items(name)" });
-    } catch (error) {
-      throw this.#sdkFailure(doing, error);
-    }
+    const url = this.#url("o", { maxResults: "1", fields: "items(name)" });
+    const answer = await this.#send(doing, { method: "GET", url, headers: {}, signal });
+    if (answer.status !== 200) throw this.#failure(doing, answer);
     this.#bucketKnown = true;
   }
 
   /** Both sides have a checksum of an upload; an object that is not what was sent is taken back. */
   async #checkUpload(answer: Answer, checksum: string, size: number, doing: string): Promise<void> {
-    const made = JSON.parse(answer.body.toString()) as {
-      crc32c?: string;
-      size?: string;
-      generation?: string;
-      name?: string;
-    };
+    const made = parse<{ crc32c: string; size: string; generation: string; name: string }>(answer, doing);
     if (made.crc32c === checksum && Number(made.size) === size) return;
-    const file = this.#bucket.file(String(made.name), { generation: String(made.generation) });
-    await file.delete({ ifGenerationMatch: String(made.generation) }).catch(() => undefined);
+    const url = this.#objectUrl(made.name, { ifGenerationMatch: made.generation });
+    await this.#send(doing, { method: "DELETE", url, headers: {} });
     throw new UnavailableError(`cannot ${doing}: what arrived is not what was sent`);
   }
 
-  #failure(doing: string, answer: Answer): DatamonError {
-    const { status, body } = answer;
-    const { code, message } = detailsOf(body);
-    return this.#failed(doing, status, code, message, undefined);
-  }
-
-  #sdkFailure(doing: string, error: unknown): DatamonError {
-    if (error instanceof DatamonError) return error;
-    const { code, errors } = error as { code?: unknown; errors?: { reason?: string }[] };
-    const status = statusOf(error);
-    if (status === undefined && isAboutCredentials(error)) {
-      return new DatamonError("denied", `cannot ${doing}: ${messageOf(error)}`, { hint: HINT, cause: error });
-    }
-    const name = errors?.[0]?.reason ?? (typeof code === "string" ? code : undefined);
-    return this.#failed(doing, status, name, messageOf(error), error);
-  }
-
-  #failed(
-    doing: string,
-    status: number | undefined,
-    code: string | undefined,
-    message: string,
-    cause: unknown,
-  ): DatamonError {
+  #failure(doing: string, { status, body }: Answer): DatamonError {
     if (status === 404) {
       return new DatamonError("not-found", `cannot ${doing}: there is no bucket ${this.#address.bucket}`, {
         hint: "Check the name in the configuration, or create the bucket.",
-        cause,
       });
     }
-    const damaged = status === 400 && /crc32c|md5/i.test(message);
-    return remoteError(doing, { status, code: damaged ? "BadDigest" : code, message, cause }, HINT);
+    const { code, message } = detailsOf(body);
+    const damaged = status === 400 && /crc32c/i.test(message);
+    return remoteError(doing, { status, code: damaged ? "BadDigest" : code, message }, HINT);
+  }
+}
+
+interface Listing {
+  readonly items?: readonly { readonly name: string; readonly size: string }[];
+  readonly nextPageToken?: string;
+}
+
+/** An answer in JSON, which came without a checksum. */
+function parse<T>({ body }: Answer, doing: string): T {
+  try {
+    return JSON.parse(body.toString()) as T;
+  } catch (error) {
+    throw new UnavailableError(`cannot ${doing}: the answer makes no sense`, { cause: error });
   }
 }
 
@@ -286,18 +274,26 @@ function detailsOf(body: Buffer): { code: string | undefined; message: string } 
   }
 }
 
-function statusOf(error: unknown): number | undefined {
-  const { code, status } = error as { code?: unknown; status?: unknown };
-  if (typeof code === "number") return code;
-  return typeof status === "number" ? status : undefined;
+/** What went wrong below HTTP, or with a request for credentials. */
+function networkFailure(error: unknown): RemoteFailure {
+  const { message, code, status } = error as { message?: string; code?: unknown; status?: unknown };
+  return {
+    status: typeof status === "number" ? status : undefined,
+    code: typeof code === "string" ? code : undefined,
+    message: message === undefined || message === "" ? String(code ?? error) : message,
+    cause: error,
+  };
 }
 
-function messageOf(error: unknown): string {
-  const { message, code } = error as { message?: string; code?: unknown };
-  return message === undefined || message === "" ? String(code ?? error) : message;
-}
-
-/** A key file that is not there or no key file, or no credentials anywhere. */
-function isAboutCredentials(error: unknown): boolean {
-  return isErrno(error, "ENOENT", "EACCES") || /credential|private_key|JSON|client_email|PEM/i.test(messageOf(error));
+/** What a key file says. */
+async function readCredential(file: string, url: string): Promise<GoogleAuth["jsonContent"]> {
+  try {
+    return JSON.parse(await readFile(file, "utf8")) as GoogleAuth["jsonContent"];
+  } catch (error) {
+    const why = error instanceof SyntaxError ? "it is not JSON" : (error as Error).message;
+    throw new DatamonError("denied", `cannot read the credential file ${file} for ${url}: ${why}`, {
+      hint: HINT,
+      cause: error,
+    });
+  }
 }

@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { after, before, describe, it } from "node:test";
-import { openStore } from "../../../src/cas/index.ts";
+import { type DatamonError, openStore } from "../../../src/cas/index.ts";
 import { objectStoreConformance } from "../../conformance/object-store.ts";
 import { remoteStoreConformance } from "../../conformance/remote-store.ts";
 import { FaultProxy } from "../../support/fault-proxy.ts";
@@ -59,9 +59,16 @@ describe("Google Cloud Storage", { skip: serverMissing("fake-gcs-server") }, () 
       process.env.STORAGE_EMULATOR_HOST = STORAGE_EMULATOR_HOST;
     });
     for (const credential of ["/no/such/key.json", import.meta.filename]) {
-      const store = await openStore("gs://bucket", { credential });
-      await assert.rejects(store.get("a"), { code: "denied", hint: /credential/ });
-      await assert.rejects(store.list("a"), { code: "denied", hint: /credential/ });
+      await assert.rejects(openStore("gs://bucket", { credential }), (error: DatamonError) => {
+        assert.equal(error.code, "denied");
+        assert.ok(error.message.includes(credential));
+        return true;
+      });
     }
+    const keyless = join(await mkdtemp(join(tmpdir(), "datamon-key-")), "key.json");
+    t.after(() => rm(dirname(keyless), { recursive: true }));
+    await writeFile(keyless, "{}");
+    const store = await openStore("gs://bucket", { credential: keyless });
+    await assert.rejects(store.get("a"), { code: "denied", message: /object a in gs:/, hint: /credential/ });
   });
 });
