@@ -1,10 +1,8 @@
+import { againIfDamaged } from "./damage.ts";
 import { DamagedObjectError } from "./errors.ts";
 import { decodeFrame, encodeFrame, MAX_FRAME_SIZE } from "./frame.ts";
 import { type Hash, hashOf } from "./hash.ts";
 import type { ObjectStore } from "./store.ts";
-
-/** How often a blob is read before it is called damaged. */
-const TRIES = 3;
 
 /** Blobs in an object store: content of at most `MAX_BLOB_SIZE` bytes under its own hash, in its stored form. */
 export class BlobStore {
@@ -21,13 +19,7 @@ export class BlobStore {
    * happens on the way. Throws `ObjectNotFoundError` or `DamagedObjectError`.
    */
   async get(hash: Hash): Promise<Buffer> {
-    for (let tries = 1; ; tries++) {
-      try {
-        return await this.#get(hash);
-      } catch (error) {
-        if (!(error instanceof DamagedObjectError) || tries === TRIES) throw error;
-      }
-    }
+    return await againIfDamaged(() => this.#get(hash));
   }
 
   /** True where the blob is in the store; its bytes are not looked at. */

@@ -3,6 +3,7 @@ export * from "./blobs.ts";
 export * from "./bytes.ts";
 export * from "./chunker.ts";
 export * from "./content.ts";
+export * from "./damage.ts";
 export * from "./errors.ts";
 export * from "./faults.ts";
 export * from "./frame.ts";

@@ -2,11 +2,12 @@
 import { randomBytes } from "node:crypto";
 import { createReadStream, createWriteStream } from "node:fs";
 import { mkdir, rename, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { Readable, Transform } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { constants, createZstdCompress, createZstdDecompress } from "node:zlib";
 import {
+  againIfDamaged,
   DamagedObjectError,
   DatamonError,
   type Hash,
@@ -75,11 +76,14 @@ export async function fetchCatalog(
 ): Promise<string> {
   const file = join(directory, `${hash}.sqlite`);
   if (isIntact(file, hash)) return file;
-  const { metadata } = context;
+  return await againIfDamaged(() => fetchTo(file, context.metadata, hash));
+}
+
+async function fetchTo(file: string, metadata: ObjectStore, hash: Hash): Promise<string> {
   const key = catalogKey(hash);
   const temporary = temporaryName(file);
   try {
-    await mkdir(directory, { recursive: true });
+    await mkdir(dirname(file), { recursive: true });
     await decodeTo(temporary, metadata, key);
     const actual = hashFile(temporary);
     if (actual !== hash) throw new DamagedObjectError(metadata.url, key, `its content has the hash ${actual}`);
@@ -87,7 +91,7 @@ export async function fetchCatalog(
     await rename(temporary, file);
     return file;
   } catch (error) {
-    throw ioError(`fetch catalog ${hash} into ${directory}`, error);
+    throw ioError(`fetch catalog ${hash} into ${dirname(file)}`, error);
   } finally {
     await removeTemporary(temporary);
   }

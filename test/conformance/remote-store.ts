@@ -135,6 +135,11 @@ export function remoteStoreConformance(name: string, subject: () => RemoteSubjec
       await store.put("corrupt/down", bytes);
       suffer("corrupt/down", { corruptAnswer: 0 }, { corruptAnswer: MIB });
       assert.deepEqual(await store.get("corrupt/down"), bytes);
+      const record = bytes.subarray(0, 300);
+      await store.put("corrupt/record", record);
+      suffer("corrupt/record", { corruptAnswer: 0 }, { corruptAnswer: 299 });
+      assert.deepEqual(await store.get("corrupt/record", { offset: 0, length: MIB }), record);
+      assert.deepEqual(await store.get("corrupt/record", { offset: 0, length: 10 }), record.subarray(0, 10));
       const blobs = new BlobStore(store);
       const hash = hashOf(bytes);
       await blobs.put(hash, bytes);

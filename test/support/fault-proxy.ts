@@ -101,6 +101,8 @@ export class FaultProxy {
     });
     const answered = once(passed, "response") as Promise<[IncomingMessage]>;
     answered.catch(() => undefined);
+    // Also after an answer: a server may hang up on what it did not want to hear.
+    passed.on("error", () => undefined);
     try {
       const wanted = request.headers.expect === undefined || (await isWanted(passed, answered));
       if (wanted) {

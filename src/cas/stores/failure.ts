@@ -14,6 +14,12 @@ export interface RemoteFailure {
 /** Nothing came from the store, or could be sent to it, for this long: the request is given up, in milliseconds. */
 export const STALL_MS = 15_000;
 
+/**
+ * A read of at most this many bytes from an object's start is checked by the store's checksum where it
+ * brings the whole object, as it does for records. Blobs and catalogs, which are larger, have hashes.
+ */
+export const CHECKED_SIZE = 2 * 1024 * 1024;
+
 const TOO_MANY =
   /^(SlowDown|Throttl\w*|TooManyRequests\w*|RequestLimitExceeded|rateLimitExceeded|userRateLimitExceeded)$/;
 /** Our bytes arrived, but not as we sent them, or not all of them. */

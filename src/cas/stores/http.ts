@@ -1,5 +1,6 @@
 import http, { type IncomingHttpHeaders, type IncomingMessage, type OutgoingHttpHeaders } from "node:http";
 import https from "node:https";
+import type { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { STALL_MS } from "./failure.ts";
 
@@ -67,19 +68,21 @@ async function collect(response: IncomingMessage): Promise<Answer> {
 }
 
 /** All that a stream brings, in one buffer; where `length` tells how much it will be, without another copy. */
-export async function collectBody(stream: AsyncIterable<Uint8Array>, length: number | undefined): Promise<Buffer> {
-  if (length === undefined) {
-    const chunks: Uint8Array[] = [];
-    for await (const chunk of stream) chunks.push(chunk);
-    return Buffer.concat(chunks);
-  }
-  const body = Buffer.allocUnsafe(length);
-  let at = 0;
-  for await (const chunk of stream) {
-    body.set(chunk, at);
-    at += chunk.length;
-  }
-  return body.subarray(0, at);
+export function collectBody(stream: Readable, length: number | undefined): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = [];
+    const whole = length === undefined ? undefined : Buffer.allocUnsafe(length);
+    let at = 0;
+    // By events: iterating over the stream takes twice the time.
+    stream.on("data", (chunk: Buffer) => {
+      if (whole === undefined) chunks.push(chunk);
+      else chunk.copy(whole, at);
+      at += chunk.length;
+    });
+    stream.on("end", () => resolve(whole === undefined ? Buffer.concat(chunks) : whole.subarray(0, at)));
+    stream.on("error", reject);
+    stream.on("close", () => reject(new Error("the connection was closed in the middle of an answer")));
+  });
 }
 
 function stalled(): Error {
