@@ -59,6 +59,7 @@ export class TreeEdit {
   readonly #linked = new Map<number, number>();
   /** Further names of those, added when they are all there. */
   readonly #links: { parent: number; name: ByteString; ino: number }[] = [];
+  #changesRoot = false;
 
   constructor(
     overlay: OverlayParts,
@@ -73,6 +74,14 @@ export class TreeEdit {
     this.#fetcher = fetcher;
     this.#warn = warn;
     this.#lastBaseIno = overlay.inodes.lastBaseIno;
+  }
+
+  /**
+   * True once `sources` is through where the root's mode, owner or extended attributes differ from the
+   * base's, which no tree hash shows. Its time alone also moves when entries come and go again.
+   */
+  get changesRoot(): boolean {
+    return this.#changesRoot;
   }
 
   /** Makes every change that needs no content, and gives the files whose content is to be stored. */
@@ -129,6 +138,9 @@ export class TreeEdit {
       const inode = this.#base?.inode(row.ino);
       const attributes = this.#attributes(row);
       if (inode === undefined || !sameAttributes(attributes, inode)) this.#writer.setAttributes(row.ino, attributes);
+      if (row.ino === ROOT_INO && inode !== undefined) {
+        this.#changesRoot = !sameAttributes({ ...attributes, mtimeNs: inode.mtimeNs }, inode);
+      }
       if (!isRegular(row.mode) || !this.#overlay.contents.isChanged(row)) continue;
       yield { tag: { kind: "changed", ino: row.ino }, source: await this.#source(row) };
     }

@@ -145,7 +145,7 @@ async function writeCatalog(
       }
       edit.finish();
       const summary = await writer.finish();
-      return summary.tree === below?.summary().tree ? undefined : summary;
+      return summary.tree === below?.summary().tree && !edit.changesRoot ? undefined : summary;
     } catch (error) {
       writer.abort();
       throw error;

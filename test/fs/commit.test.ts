@@ -113,6 +113,11 @@ test("what is written back as it was gives no bundle", async () => {
   assert.equal(await commit(), undefined);
 });
 
+test("a change of nothing but the root's own attributes is kept", async () => {
+  namespace.setattr(1, { mode: 0o751 }, { uid: 0, gid: 0, pid: 1 });
+  await commitAndCompare();
+});
+
 test("every kind of change, in one bundle", async () => {
   const { ino: a } = at("a");
   const made = namespace.mkdir(a, b("made"), 0o750, ROOT_USER);

@@ -388,7 +388,7 @@ const SQL = {
   removeXattr: "DELETE FROM xattr WHERE ino = ? AND name = ?",
   removeXattrs: "DELETE FROM xattr WHERE ino = ?",
   countChanges: `SELECT (SELECT count(*) FROM dentry) + (SELECT count(*) FROM inode WHERE changed = 1
-    AND ino BETWEEN 2 AND (SELECT value FROM meta WHERE key = 'last_base_ino'))`,
+    AND ino BETWEEN 1 AND (SELECT value FROM meta WHERE key = 'last_base_ino'))`,
   countDentries: "SELECT count(*) FROM dentry WHERE parent = ? AND ino > ?",
 } as const;
 
