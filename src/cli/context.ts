@@ -29,6 +29,11 @@ export function cacheDirectoryOf(configured: string | undefined): string {
   return configured ?? join(homeDirectory(), "cache");
 }
 
+/** Where this machine remembers what it knows of local trees and catalogs. */
+export function localState(context: Context): { cacheDirectory: string; stateFile: string } {
+  return { cacheDirectory: cacheDirectoryOf(context.config.cache), stateFile: join(homeDirectory(), "stat.sqlite") };
+}
+
 /** A whole number from 1 on, for an option of the command line. */
 export function parseCount(text: string): number {
   if (/^[1-9]\d{0,8}$/.test(text)) return Number(text);

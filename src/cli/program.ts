@@ -1,9 +1,11 @@
 import { Command, CommanderError } from "commander";
 import { ioError, isErrno } from "../cas/index.ts";
+import { registerBackup } from "./backup.ts";
 import { registerBundle } from "./bundle.ts";
 import { registerCache } from "./cache.ts";
 import { registerCompletion } from "./completion.ts";
 import { registerConfig } from "./config.ts";
+import { registerDatamover } from "./datamover.ts";
 import { exitCodeOf, reportError } from "./failure.ts";
 import { registerLabel } from "./label.ts";
 import { registerMount } from "./mount.ts";
@@ -39,6 +41,8 @@ Exit status: 0 done, 1 failed, 2 not found, 130 interrupted.`,
   registerMount(program);
   registerScratch(program);
   registerCache(program);
+  registerDatamover(program);
+  registerBackup(program);
   registerCompletion(program);
   registerVersion(program);
   return program;

@@ -1,5 +1,4 @@
 import { readFile } from "node:fs/promises";
-import { join } from "node:path";
 import type { Command } from "commander";
 import { bytesOf, DatamonError, display, ioError } from "../cas/index.ts";
 import type { DiffEntry, DiffSide } from "../fs/index.ts";
@@ -8,9 +7,9 @@ import {
   type BundleSelector,
   cacheDirectoryOf,
   checkNewLabel,
-  homeDirectory,
   interruptSignal,
   labelOrBundle,
+  localState,
   openConfiguredContext,
   wholeNumber,
   withBundleSelector,
@@ -263,11 +262,6 @@ async function transfer(
 
 function transferFlags({ destination, forceDest, concurrencyFactor }: DownloadFlags) {
   return { destination, forceDest, concurrency: concurrencyFactor };
-}
-
-/** Where this machine remembers what it knows of local trees and catalogs. */
-function localState(context: Context): { cacheDirectory: string; stateFile: string } {
-  return { cacheDirectory: cacheDirectoryOf(context.config.cache), stateFile: join(homeDirectory(), "stat.sqlite") };
 }
 
 function folderOf({ path, folder }: { path?: string; folder?: string }): string {

@@ -1,5 +1,6 @@
 /** Local trees: uploading, downloading, comparing and updating folders. */
 export { openBundleCatalog } from "./base-tree.ts";
+export { Breath } from "./breath.ts";
 export { countTree } from "./count.ts";
 export { type DiffEntry, type DiffOptions, type DiffSide, diffBundles, diffTree } from "./diff.ts";
 export {
@@ -14,3 +15,4 @@ export {
 export { parseFileList } from "./selection.ts";
 export { type UpdateOptions, type UpdateResult, updateTree } from "./update.ts";
 export { type UploadOptions, type UploadResult, uploadTree } from "./upload.ts";
+export { type LocalStat, LocalTree } from "./walk.ts";

@@ -10,6 +10,7 @@ import {
   CatalogWriter,
   type Context,
   createBundle,
+  getBundle,
   newBundleId,
   newestBundle,
   putCatalog,
@@ -28,11 +29,11 @@ import { LocalTree, OWN_NAME } from "./walk.ts";
 export interface UploadOptions {
   repo: string;
   /** The folder; a link to one is followed. */
-  path: string;
+  path: string | LocalTree;
   message: string;
   /** Set on the new bundle. */
   label?: string | undefined;
-  /** Ids of the bundles that this one follows; by default the repo's newest. */
+  /** Ids of the bundles that this one follows, the first of which it is compared with; by default the repo's newest. */
   parents?: string[] | undefined;
   /** Only files, links and directories whose displayed path (relative to the folder) matches; parents come along. */
   filter?: RegExp | undefined;
@@ -46,6 +47,8 @@ export interface UploadOptions {
   /** Files done and content bytes read or known; called often. */
   onProgress?: ((progress: { files: number; bytes: number }) => void) | undefined;
   onWarning?: ((message: string) => void) | undefined;
+  /** Told of every entry that is left out because it could not be read, which `onWarning` tells as well. */
+  onLeftOut?: ((error: DatamonError) => void) | undefined;
   /** Datamon's cache directory; catalogs are kept and built below it. */
   cacheDirectory: string;
   /** The stat cache's SQLite file. */
@@ -91,7 +94,7 @@ interface Base {
  * again finds in the store what was put before.
  */
 export async function uploadTree(context: Context, options: UploadOptions): Promise<UploadResult> {
-  const tree = LocalTree.open(options.path);
+  const tree = typeof options.path === "string" ? LocalTree.open(options.path) : options.path;
   const breath = new Breath("the upload", options.signal);
   warnOfOwnName(tree, options.onWarning);
   const cache = StatCache.open(options.stateFile, tree.root);
@@ -112,8 +115,12 @@ export async function uploadTree(context: Context, options: UploadOptions): Prom
 }
 
 async function openBase(context: Context, options: UploadOptions): Promise<Base | undefined> {
-  const bundle = await newestBundle(context, options.repo);
-  if (bundle === undefined) return undefined;
+  const { repo, parents } = options;
+  const bundle =
+    parents === undefined
+      ? await newestBundle(context, repo)
+      : parents[0] && (await getBundle(context, repo, parents[0]));
+  if (!bundle) return undefined;
   try {
     return { bundle, catalog: await openBundleCatalog(context, bundle, options.cacheDirectory) };
   } catch (error) {
@@ -217,6 +224,7 @@ async function scanAndStore(
     onFailure: (error) => {
       if (!options.skipOnError || !isAboutTheFile(error)) throw error;
       options.onWarning?.(`left out: ${error.message}`);
+      options.onLeftOut?.(error);
     },
   });
   let summary: CatalogSummary;
