@@ -1,10 +1,11 @@
-import { execFileSync, spawn } from "node:child_process";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
+import { toolPath } from "./tools.ts";
 
 /** A store's server of its own, on the loopback interface, with one empty bucket. */
 export interface StoreServer {
@@ -25,7 +26,7 @@ export const S3_CREDENTIALS = { AWS_ACCESS_KEY_ID: "tester", AWS_SECRET_ACCESS_K
 
 /** The reason why tests that need the server are skipped on this machine, or false: for the option `skip`. */
 export function serverMissing(name: "fake-gcs-server" | "versitygw"): string | false {
-  return pathOf(name) === undefined && `${name} is not installed, and there is no Go to build it with`;
+  return toolPath(name) === undefined && `${name} is not installed, and there is no Go to build it with`;
 }
 
 /** fake-gcs-server, with its objects as files. */
@@ -60,7 +61,7 @@ interface Recipe {
 }
 
 async function startServer({ name, argv, probe }: Recipe): Promise<StoreServer> {
-  const program = pathOf(name)!;
+  const program = toolPath(name)!;
   const root = await mkdtemp(join(tmpdir(), `datamon-${name}-`));
   const data = join(root, "data");
   await mkdir(join(data, BUCKET), { recursive: true });
@@ -92,17 +93,6 @@ async function startServer({ name, argv, probe }: Recipe): Promise<StoreServer> 
       await rm(root, { recursive: true, force: true });
     },
   };
-}
-
-let paths: Map<string, string> | undefined;
-
-function pathOf(name: string): string | undefined {
-  if (paths === undefined) {
-    const script = join(import.meta.dirname, "..", "..", "scripts", "test-servers");
-    const lines = execFileSync(script, { encoding: "utf8" }).trim().split("\n");
-    paths = new Map(lines.filter((line) => line !== "").map((line) => line.split(" ") as [string, string]));
-  }
-  return paths.get(name);
 }
 
 async function answers(url: string): Promise<boolean> {
