@@ -119,7 +119,14 @@ export class Coordination {
 
   /** True where a step was reached. */
   async has(name: string): Promise<boolean> {
-    return (await readText(join(this.directory, name))) !== undefined;
+    const path = join(this.directory, name);
+    try {
+      await stat(path);
+      return true;
+    } catch (error) {
+      if (isErrno(error, "ENOENT", "ENOTDIR")) return false;
+      throw ioError(`look for ${path}`, error);
+    }
   }
 
   /** Tells the other side that a step is reached. The text is for people; that the file is there is the message. */
@@ -241,6 +248,7 @@ export class Coordination {
  * perhaps the whole pod, stood still meanwhile, the other side gets its chance.
  */
 class Listener {
+  /** The other side has beaten at least once. */
   heard = false;
   silentMs = 0;
   readonly #path: string;
@@ -254,16 +262,10 @@ class Listener {
   async listen(): Promise<void> {
     const beat = await readText(this.#path);
     const moment = performance.now();
-    if (this.#looked === undefined) {
-      // What an earlier run left is not a sign of life until it changes.
-      this.#last = beat;
-    } else if (beat !== undefined && beat !== this.#last) {
-      this.#last = beat;
-      this.heard = true;
-      this.silentMs = 0;
-    } else {
-      this.silentMs += Math.min(1000, moment - this.#looked);
-    }
+    this.heard = beat !== undefined;
+    if (beat !== this.#last) this.silentMs = 0;
+    else if (this.#looked !== undefined) this.silentMs += Math.min(1000, moment - this.#looked);
+    this.#last = beat;
     this.#looked = moment;
   }
 }

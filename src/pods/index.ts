@@ -12,4 +12,17 @@ export {
   STEPS,
   type Steps,
 } from "./coordination.ts";
+export { readFuseParams } from "./fuse/params.ts";
+export { type FusePlan, planOf, type SidecarCommand } from "./fuse/plan.ts";
+export { type FuseSidecarOptions, runFuseSidecar } from "./fuse/sidecar.ts";
 export { type Log, logOf } from "./log.ts";
+export type { SavedDatabase } from "./postgres/database.ts";
+export {
+  coordinationOf,
+  type DatabaseParams,
+  type PostgresParams,
+  parseEntries,
+  postgresParams,
+} from "./postgres/params.ts";
+export { type PostgresSidecarOptions, runPostgresSidecar } from "./postgres/sidecar.ts";
+export { splitWords } from "./words.ts";

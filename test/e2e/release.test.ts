@@ -1,8 +1,8 @@
-/** What is published: the packed tarball, installed into an empty folder. */
+/** What is published: the packed tarball, installed into an empty folder, and the archive that has everything. */
 
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { it } from "node:test";
 import { assertSame, CHECKOUT, Home, run, sh, smallTree, uploadedId } from "./support.ts";
@@ -11,8 +11,10 @@ import { assertSame, CHECKOUT, Home, run, sh, smallTree, uploadedId } from "./su
 const SOURCES = [
   "src",
   "scripts",
+  "deploy",
   "docs",
   "package.json",
+  "package-lock.json",
   "tsconfig.json",
   "tsconfig.build.json",
   "LICENSE",
@@ -20,34 +22,43 @@ const SOURCES = [
   "CHANGELOG.md",
 ];
 
-interface Npm {
+interface Ended {
   readonly failed: boolean;
   readonly stdout: string;
   readonly stderr: string;
 }
 
-function npm(cwd: string, ...args: string[]): Promise<Npm> {
+function start(cwd: string, program: string, ...args: string[]): Promise<Ended> {
   return new Promise((resolve) => {
-    execFile("npm", args, { cwd, env: process.env }, (error, stdout, stderr) => {
+    execFile(program, args, { cwd, env: process.env }, (error, stdout, stderr) => {
       resolve({ failed: error !== null, stdout, stderr });
     });
   });
 }
 
-it("the packed release, installed into an empty folder, uploads and mounts", async (t) => {
+/** npm's ways to say that it cannot reach its registry. */
+const NO_REGISTRY = /ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENOTCACHED/;
+
+it("a release, packed or with everything in it, uploads and mounts", async (t) => {
   const home = new Home();
   t.after(() => home.end());
   const checkout = home.path("checkout");
   mkdirSync(checkout);
-  for (const name of SOURCES) {
-    if (existsSync(join(CHECKOUT, name))) cpSync(join(CHECKOUT, name), join(checkout, name), { recursive: true });
-  }
+  for (const name of SOURCES) cpSync(join(CHECKOUT, name), join(checkout, name), { recursive: true });
   symlinkSync(join(CHECKOUT, "node_modules"), join(checkout, "node_modules"));
-  const packed = await npm(checkout, "pack", "--json", "--pack-destination", home.root);
-  assert.equal(packed.failed, false, packed.stderr);
-  const [{ filename, files }] = JSON.parse(packed.stdout.slice(packed.stdout.indexOf("[")));
-  const names: string[] = files.map(({ path }: { path: string }) => path);
-  assert.ok(names.includes("dist/cli/main.js") && names.includes("scripts/datamon"));
+  const releases = home.path("releases");
+  const released = await start(checkout, "scripts/release", releases);
+  if (released.failed && NO_REGISTRY.test(released.stderr))
+    return t.skip("the registry of npm packages cannot be reached");
+  assert.equal(released.failed, false, released.stderr);
+
+  const { version } = JSON.parse(readFileSync(join(CHECKOUT, "package.json"), "utf8"));
+  assert.equal(readFileSync(join(releases, "latest"), "utf8"), `${version}\n`);
+  const tarball = join(releases, version, `datamon-${version}.tgz`);
+  const names = (await sh("tar", "-tzf", tarball)).split("\n").map((name) => name.replace(/^package\//, ""));
+  for (const name of ["dist/cli/main.js", "scripts/datamon", "scripts/wrap_application.sh", "scripts/datamover"]) {
+    assert.ok(names.includes(name), name);
+  }
   assert.deepEqual(
     names.filter((name) => /^(src|test|node_modules|bench)\//.test(name)),
     [],
@@ -56,32 +67,33 @@ it("the packed release, installed into an empty folder, uploads and mounts", asy
   const folder = home.path("installed");
   mkdirSync(folder);
   writeFileSync(join(folder, "package.json"), "{}");
-  const tarball = home.path(filename);
-  const installed = await npm(folder, "install", "--no-audit", "--no-fund", "--prefer-offline", tarball);
-  if (installed.failed && /ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENOTCACHED/.test(installed.stderr)) {
-    return t.skip("the registry of npm packages cannot be reached");
-  }
+  const installed = await start(folder, "npm", "install", "--no-audit", "--no-fund", "--prefer-offline", tarball);
   assert.equal(installed.failed, false, installed.stderr);
+  await uses(home, join(folder, "node_modules", ".bin", "datamon"), "packed", version);
+  if (process.platform !== "linux" || process.arch !== "x64") return;
+  await uses(home, join(CHECKOUT, "deploy", "datamon.sh"), "complete", version, { DATAMON_RELEASES: releases });
+});
 
-  const launcher = join(folder, "node_modules", ".bin", "datamon");
-  const { version } = JSON.parse(readFileSync(join(CHECKOUT, "package.json"), "utf8"));
+/** Works with an installed `datamon` and a repo of its own. */
+async function uses(home: Home, launcher: string, repo: string, version: string, env: NodeJS.ProcessEnv = {}) {
   const datamon = async (...args: string[]) => {
-    const ended = await run(args, { home: home.root, cwd: home.root, launcher });
+    const ended = await run(args, { home: home.root, cwd: home.root, launcher, env });
     assert.equal(ended.code, 0, ended.stderr);
     return ended.stdout;
   };
   assert.equal(await datamon("version"), `${version}\n`);
-  const tree = smallTree(home.path("tree"));
-  await datamon("repo", "create", "--repo", "birds", "--description", "counts");
-  uploadedId(await datamon("bundle", "upload", "--repo", "birds", "--path", tree, "--message", "m", "--label", "v1"));
-  const mnt = home.path("mnt");
+  const tree = smallTree(home.path(`tree-${repo}`));
+  await datamon("repo", "create", "--repo", repo, "--description", "counts");
+  uploadedId(await datamon("bundle", "upload", "--repo", repo, "--path", tree, "--message", "m", "--label", "v1"));
+  const mnt = home.path(`mnt-${repo}`);
   for (const channel of ["kernel", "fuse-native"]) {
-    await datamon("mount", "--rw", "--message", "more", "--channel", channel, "birds@v1", mnt);
+    await datamon("mount", "--rw", "--message", "more", "--channel", channel, `${repo}@v1`, mnt);
     await assertSame(mnt, tree, channel);
     writeFileSync(join(mnt, "lark.csv"), `lark,${channel}\n`);
     assert.match(await datamon("unmount", mnt), /^bundle: /);
-    await datamon("bundle", "download", "--repo", "birds", "--destination", home.path(channel));
-    assert.equal(readFileSync(home.path(channel, "lark.csv"), "utf8"), `lark,${channel}\n`);
+    const destination = home.path(`${repo}-${channel}`);
+    await datamon("bundle", "download", "--repo", repo, "--destination", destination);
+    assert.equal(readFileSync(join(destination, "lark.csv"), "utf8"), `lark,${channel}\n`);
   }
   await sh("test", "!", "-e", mnt);
-});
+}
