@@ -3,7 +3,7 @@ import { BandwidthStore } from "./policies/bandwidth.ts";
 import { AdaptiveStore } from "./policies/concurrency.ts";
 import { DeadlineStore } from "./policies/deadline.ts";
 import { MeteredStore, newStoreMetrics } from "./policies/metrics.ts";
-import { RetryingStore } from "./policies/retry.ts";
+import { RetryingStore, type RetryOptions } from "./policies/retry.ts";
 import type { ObjectStore } from "./store.ts";
 import { type BucketAddress, parseBucketUrl, senseless } from "./stores/address.ts";
 
@@ -18,15 +18,24 @@ const UNITS: Record<string, number> = { "": 1, k: 1024, m: 1024 ** 2, g: 1024 **
  *
  * Of every store the URL's parameters can say `timeout` (seconds until a failing request is given
  * up) and `bandwidth` (bytes a second, with k, M or G for their multiples).
+ *
+ * @param retry how long requests are tried again where the URL does not say
+ * @param objects whether they are Datamon's own or anybody's
  */
-export async function openRemoteStore(url: string, scheme: "gs" | "s3", options: OpenOptions): Promise<ObjectStore> {
-  const address = parseBucketUrl(url, [...POLICY_PARAMETERS, ...(scheme === "s3" ? S3_PARAMETERS : [])]);
+export async function openRemoteStore(
+  url: string,
+  scheme: "gs" | "s3",
+  options: OpenOptions,
+  retry: RetryOptions = {},
+  objects: "own" | "any" = "own",
+): Promise<ObjectStore> {
+  const address = parseBucketUrl(url, [...POLICY_PARAMETERS, ...(scheme === "s3" ? S3_PARAMETERS : [])], objects);
   const patience = seconds(address);
   const rate = bytesPerSecond(address);
   const bare = await openBare(address, scheme, options);
   const metered = new MeteredStore(new DeadlineStore(bare), options.metrics ?? newStoreMetrics());
   const limited = rate === undefined ? metered : new BandwidthStore(metered, rate);
-  return new RetryingStore(new AdaptiveStore(limited), patience === undefined ? {} : { patience });
+  return new RetryingStore(new AdaptiveStore(limited), patience === undefined ? retry : { ...retry, patience });
 }
 
 const S3_PARAMETERS = ["region", "endpoint", "path-style", "profile"];

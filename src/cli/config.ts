@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { homeDirectory, readConfig } from "./context.ts";
+import { homeDirectory, parseCount, readConfig } from "./context.ts";
 import { type OutputOptions, printJson, printLine, say, withOutput } from "./output.ts";
 
 /** `datamon config create|show`. */
@@ -12,8 +12,17 @@ export function registerConfig(program: Command): void {
     .requiredOption("--email <address>", "your e-mail address, kept with what you make")
     .requiredOption("--name <name>", "your name, kept with what you make")
     .option("--credential <file>", "a Google Cloud credential file")
-    .option("--metadata <url>", "store for repos, bundles and labels: file:///dir, gs://bucket or s3://bucket")
-    .option("--blob <url>", "store for the data: likewise")
+    .option(
+      "--metadata <url>",
+      "store for repos, bundles and labels: file:///dir, gs://bucket or s3://bucket; given again, another one with the same",
+      collect,
+    )
+    .option("--blob <url>", "store for the data: likewise", collect)
+    .option(
+      "--copies <number>",
+      "of several stores: how many must have an object (default: all that answer)",
+      parseCount,
+    )
     .option("--cache <dir>", "directory for cached data")
     .addHelpText(
       "after",
@@ -23,12 +32,16 @@ Examples:
   datamon config create --email ada@example.org --name Ada --metadata file:///data/meta --blob file:///data/blob
   datamon config create --email ada@example.org --name Ada --metadata gs://lab/meta --blob gs://lab/blob
   datamon config create --email ada@example.org --name Ada \\
-    --metadata 's3://lab/meta?region=eu-central-1' --blob 's3://lab/blob?region=eu-central-1'`,
+    --metadata 's3://lab/meta?region=eu-central-1' --blob 's3://lab/blob?region=eu-central-1'
+  datamon config create --email ada@example.org --name Ada \\
+    --metadata gs://lab/meta --metadata file:///backup/meta --blob gs://lab/blob --blob file:///backup/blob`,
     )
     .action(async (options: CreateOptions) => {
       homeDirectory();
       const { writeConfig } = await import("../meta/index.ts");
-      say(`wrote ${await writeConfig(options)}`);
+      const { metadata, blob, ...values } = options;
+      const stores = { ...(metadata && { metadata: storesOf(metadata) }), ...(blob && { blob: storesOf(blob) }) };
+      say(`wrote ${await writeConfig({ ...values, ...stores })}`);
     });
 
   withOutput(config.command("show"))
@@ -38,7 +51,9 @@ Examples:
       const { file, ...settings } = await readConfig();
       say(file === undefined ? "No configuration file; these are the defaults." : `Using config file: ${file}`);
       if (options.output === "json") return printJson(settings);
-      for (const [key, value] of Object.entries(settings)) if (value !== undefined) printLine(`${key}: ${value}`);
+      for (const [key, value] of Object.entries(settings)) {
+        if (value !== undefined) for (const one of [value].flat()) printLine(`${key}: ${one}`);
+      }
     });
 }
 
@@ -46,7 +61,17 @@ interface CreateOptions {
   email: string;
   name: string;
   credential?: string;
-  metadata?: string;
-  blob?: string;
+  metadata?: string[];
+  blob?: string[];
+  copies?: number;
   cache?: string;
+}
+
+/** One store is written as such, several as a list. */
+function storesOf(urls: string[]): string | string[] {
+  return urls.length === 1 ? urls[0]! : urls;
+}
+
+function collect(url: string, before: string[] = []): string[] {
+  return [...before, url];
 }

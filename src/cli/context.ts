@@ -53,7 +53,19 @@ export async function openConfiguredContext(): Promise<Context> {
   if (config.file !== undefined) say(`Using config file: ${config.file}`);
   else announceEmbeddedStore(join(homeDirectory(), "store"));
   const { openContext } = await import("../meta/index.ts");
-  return await openContext(config);
+  return await openContext(config, tellOnce());
+}
+
+/** Tells of each store once a command that it is in trouble. */
+function tellOnce(): (url: string, message: string) => void {
+  const told = new Set<string>();
+  return (url, message) => {
+    if (told.has(url)) return;
+    told.add(url);
+    say(
+      `${message}\n  Going on with the other stores; 'datamon store repair' brings this one level when it is well again.`,
+    );
+  };
 }
 
 /** Makes the store's directory, so that this is said once. */

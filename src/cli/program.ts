@@ -3,6 +3,7 @@ import { ioError, isErrno } from "../cas/index.ts";
 import { registerBackup } from "./backup.ts";
 import { registerBundle } from "./bundle.ts";
 import { registerCache } from "./cache.ts";
+import { registerCommit } from "./commit.ts";
 import { registerCompletion } from "./completion.ts";
 import { registerConfig } from "./config.ts";
 import { registerDatamover } from "./datamover.ts";
@@ -11,6 +12,8 @@ import { registerLabel } from "./label.ts";
 import { registerMount } from "./mount.ts";
 import { registerRepo } from "./repo.ts";
 import { registerScratch } from "./scratch.ts";
+import { registerSidecar } from "./sidecar.ts";
+import { registerStore } from "./store.ts";
 import { registerVersion } from "./version.ts";
 
 /** The whole command line: every noun adds its commands. */
@@ -39,8 +42,11 @@ Exit status: 0 done, 1 failed, 2 not found, 130 interrupted.`,
   registerBundle(program);
   registerLabel(program);
   registerMount(program);
+  registerCommit(program);
   registerScratch(program);
   registerCache(program);
+  registerStore(program);
+  registerSidecar(program);
   registerDatamover(program);
   registerBackup(program);
   registerCompletion(program);

@@ -12,24 +12,30 @@ export interface ProgressState {
 /** A progress line on a terminal's stderr; elsewhere it prints nothing. */
 export class Progress {
   readonly #verb: string;
+  readonly #what: string;
   readonly #started = performance.now();
   #bar: SingleBar | undefined;
   #state: ProgressState = { files: 0, bytes: 0 };
   readonly #counting = new AbortController();
   #totals: { totalFiles?: number; totalBytes?: number } = {};
 
-  private constructor(verb: string, bar: SingleBar | undefined) {
+  private constructor(verb: string, what: string, bar: SingleBar | undefined) {
     this.#verb = verb;
+    this.#what = what;
     this.#bar = bar;
     bar?.start(1, 0, { text: verb });
   }
 
-  /** @param verb what is going on, such as `Uploading` */
-  static async start(verb: string): Promise<Progress> {
-    if (!process.stderr.isTTY) return new Progress(verb, undefined);
+  /**
+   * @param verb what is going on, such as `Uploading`
+   * @param what is counted
+   */
+  static async start(verb: string, what = "file"): Promise<Progress> {
+    if (!process.stderr.isTTY) return new Progress(verb, what, undefined);
     const { SingleBar } = (await import("cli-progress")).default;
     return new Progress(
       verb,
+      what,
       new SingleBar({
         format: "{text}",
         fps: 5,
@@ -77,7 +83,7 @@ export class Progress {
   summary(): string {
     const seconds = this.#seconds();
     const { files, bytes } = this.#state;
-    return `${plural(files, "file")}, ${formatBytes(bytes)} in ${seconds.toFixed(1)} s (${formatBytes(Math.round(bytes / seconds))}/s)`;
+    return `${plural(files, this.#what)}, ${formatBytes(bytes)} in ${seconds.toFixed(1)} s (${formatBytes(Math.round(bytes / seconds))}/s)`;
   }
 
   #line(): string {
@@ -86,7 +92,7 @@ export class Progress {
     const rate = bytes / seconds;
     const of = (total: string | undefined) => (total === undefined ? "" : ` of ${total}`);
     const parts = [
-      `${this.#verb}: ${formatCount(files)}${of(totalFiles === undefined ? undefined : formatCount(totalFiles))} files`,
+      `${this.#verb}: ${formatCount(files)}${of(totalFiles === undefined ? undefined : formatCount(totalFiles))} ${this.#what}s`,
       `${formatBytes(bytes)}${of(totalBytes === undefined ? undefined : formatBytes(totalBytes))}`,
       `${formatBytes(Math.round(rate))}/s`,
     ];

@@ -1,7 +1,7 @@
 /** Catalogs on their way between the metadata store and this machine's disk. */
 import { randomBytes } from "node:crypto";
 import { createReadStream, createWriteStream } from "node:fs";
-import { mkdir, rename, rm } from "node:fs/promises";
+import { copyFile, mkdir, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { Readable, Transform } from "node:stream";
 import { pipeline } from "node:stream/promises";
@@ -13,9 +13,11 @@ import {
   type Hash,
   ioError,
   isErrno,
+  isSettled,
   type ObjectInfo,
   ObjectNotFoundError,
   type ObjectStore,
+  readCopy,
 } from "../cas/index.ts";
 import { Catalog } from "./catalog/catalog.ts";
 import { hashFile } from "./catalog/hashing.ts";
@@ -46,7 +48,7 @@ export function catalogKey(hash: Hash): string {
  */
 export async function putCatalog(context: { readonly metadata: ObjectStore }, file: string, hash: Hash): Promise<void> {
   const key = catalogKey(hash);
-  if ((await context.metadata.head(key)) !== undefined) return;
+  if (await isSettled(context.metadata, key)) return;
   const actual = hashFile(file);
   if (actual !== hash)
     throw new DatamonError("damaged", `catalog ${file} is damaged: its hash is ${actual}, not ${hash}`);
@@ -76,7 +78,9 @@ export async function fetchCatalog(
 ): Promise<string> {
   const file = join(directory, `${hash}.sqlite`);
   if (isIntact(file, hash)) return file;
-  return await againIfDamaged(() => fetchTo(file, context.metadata, hash));
+  // Of one store from its beginning to its end: the stored forms of a catalog need not be the same everywhere.
+  const fetch = (copy: ObjectStore) => fetchTo(file, copy, hash);
+  return await againIfDamaged(() => readCopy(context.metadata, fetch, { hurry: false }));
 }
 
 async function fetchTo(file: string, metadata: ObjectStore, hash: Hash): Promise<string> {
@@ -84,7 +88,8 @@ async function fetchTo(file: string, metadata: ObjectStore, hash: Hash): Promise
   const temporary = temporaryName(file);
   try {
     await mkdir(dirname(file), { recursive: true });
-    await decodeTo(temporary, metadata, key);
+    const stored = await headCatalog(metadata, key);
+    await decodeTo(temporary, Readable.from(ranges(metadata, stored), { objectMode: false }), metadata, stored);
     const actual = hashFile(temporary);
     if (actual !== hash) throw new DamagedObjectError(metadata.url, key, `its content has the hash ${actual}`);
     validate(temporary, metadata, key);
@@ -97,33 +102,82 @@ async function fetchTo(file: string, metadata: ObjectStore, hash: Hash): Promise
   }
 }
 
+/**
+ * Gives a catalog that was made here, in `file`, its name in `directory`, where `fetchCatalog` finds it without the store;
+ * `file` is gone afterwards. A cache that cannot take it is no failure.
+ */
+export async function keepCatalog(file: string, hash: Hash, directory: string): Promise<void> {
+  const kept = join(directory, `${hash}.sqlite`);
+  const temporary = temporaryName(kept);
+  try {
+    await mkdir(directory, { recursive: true });
+    await rename(file, kept).catch(async (error) => {
+      if (!isErrno(error, "EXDEV")) throw error;
+      await copyFile(file, temporary);
+      await rename(temporary, kept);
+    });
+  } catch {
+    // Whoever needs it fetches it.
+  } finally {
+    await removeTemporary(temporary);
+  }
+}
+
 function isIntact(file: string, hash: Hash): boolean {
   try {
     return hashFile(file) === hash;
   } catch (error) {
     // What cannot be read any more is replaced, like what reads wrong.
-    if (error instanceof DatamonError && (error.code === "not-found" || error.code === "io")) return false;
+    if (error instanceof DatamonError && ["not-found", "io", "denied"].includes(error.code)) return false;
     throw error;
   }
 }
 
-async function decodeTo(file: string, store: ObjectStore, key: string): Promise<void> {
+/**
+ * Writes the stored form of a catalog to `file`, as this store alone has it, verified. A temporary file
+ * next to it is used and removed. Throws `ObjectNotFoundError` or `DamagedObjectError`.
+ *
+ * @returns its length in bytes
+ */
+export async function fetchStoredCatalog(store: ObjectStore, hash: Hash, file: string): Promise<number> {
+  const key = catalogKey(hash);
+  const stored = await headCatalog(store, key);
+  const temporary = temporaryName(file);
+  try {
+    await pipeline(Readable.from(ranges(store, stored), { objectMode: false }), createWriteStream(file));
+    await decodeTo(temporary, createReadStream(file), store, stored);
+    const actual = hashFile(temporary);
+    if (actual !== hash) throw new DamagedObjectError(store.url, key, `its content has the hash ${actual}`);
+    return stored.size;
+  } catch (error) {
+    throw ioError(`fetch catalog ${hash} into ${dirname(file)}`, error);
+  } finally {
+    await removeTemporary(temporary);
+  }
+}
+
+async function headCatalog(store: ObjectStore, key: string): Promise<ObjectInfo> {
   const stored = await store.head(key);
   if (stored === undefined) throw new ObjectNotFoundError(store.url, key);
-  const most = DECODED_BASE + stored.size * DECODED_RATIO;
+  return stored;
+}
+
+/** Decodes a stored catalog, within limits. */
+async function decodeTo(file: string, source: Readable, store: ObjectStore, stored: ObjectInfo): Promise<void> {
+  const { key, size } = stored;
+  const most = DECODED_BASE + size * DECODED_RATIO;
   let decoded = 0;
   const limit = new Transform({
     transform(chunk: Buffer, _encoding, done) {
       decoded += chunk.length;
       if (decoded <= most) done(null, chunk);
-      else done(new DamagedObjectError(store.url, key, `its ${stored.size} bytes decode to more than ${most}`));
+      else done(new DamagedObjectError(store.url, key, `its ${size} bytes decode to more than ${most}`));
     },
   });
   const decompress = createZstdDecompress({
     params: { [constants.ZSTD_d_windowLogMax]: MAX_WINDOW_LOG },
     chunkSize: CHUNK,
   });
-  const source = Readable.from(ranges(store, stored), { objectMode: false });
   try {
     await pipeline(source, decompress, limit, createWriteStream(file, { flags: "wx" }));
   } catch (error) {

@@ -7,10 +7,15 @@ import { DatamonError, ioError, isErrno } from "../cas/index.ts";
 
 /** What a configuration file may say; all of it is optional. */
 export interface ConfigValues {
-  /** Store of repos, bundles, labels and catalogs: a URL, an absolute path, or the name of a GCS bucket. */
-  metadata?: string;
+  /**
+   * Store of repos, bundles, labels and catalogs: a URL, an absolute path, or the name of a GCS bucket. Several
+   * hold the same.
+   */
+  metadata?: string | string[];
   /** Store of blobs: likewise. Given together with `metadata` or not at all. */
-  blob?: string;
+  blob?: string | string[];
+  /** In how many of several stores an object has to be before a put is done; in all that answer where absent. */
+  copies?: number;
   /** The contributor's e-mail address. */
   email?: string;
   /** The contributor's name. */
@@ -23,8 +28,8 @@ export interface ConfigValues {
 
 /** The configuration in force: stores are URLs, files and directories absolute paths. */
 export interface Config extends ConfigValues {
-  metadata: string;
-  blob: string;
+  metadata: string | string[];
+  blob: string | string[];
   /** The file that it was read from; undefined where there is none and the embedded local store is used. */
   file: string | undefined;
 }
@@ -63,8 +68,8 @@ export async function writeConfig(values: ConfigValues): Promise<string> {
   const file = configured() ?? homeConfig();
   const { decodeConfig, encodeConfig } = await import("./records.ts");
   const merged = { ...(await readConfig(file)) };
-  for (const key of ["metadata", "blob", "email", "name", "credential", "cache"] as const) {
-    if (values[key] !== undefined) merged[key] = values[key];
+  for (const key of ["metadata", "blob", "copies", "email", "name", "credential", "cache"] as const) {
+    if (values[key] !== undefined) Object.assign(merged, { [key]: values[key] });
   }
   const text = encodeConfig(merged);
   normalise(decodeConfig(text), file);
@@ -117,18 +122,38 @@ async function readConfig(file: string): Promise<ConfigValues | undefined> {
 }
 
 function normalise(values: ConfigValues, file: string): Config {
-  const { metadata, blob, credential, cache } = values;
+  const { metadata, blob, copies, credential, cache } = values;
   if ((metadata === undefined) !== (blob === undefined)) {
     throw senseless(file, `it has ${metadata === undefined ? "blob without metadata" : "metadata without blob"}`);
   }
   const stores =
     metadata === undefined || blob === undefined
       ? embeddedStores()
-      : { metadata: storeUrl(metadata, "metadata", file), blob: storeUrl(blob, "blob", file) };
+      : {
+          metadata: storeUrls(metadata, "metadata", copies, file),
+          blob: storeUrls(blob, "blob", copies, file),
+        };
   const config: Config = { ...values, ...stores, file };
   if (credential !== undefined) config.credential = absolutePath(credential, "credential", file);
   if (cache !== undefined) config.cache = absolutePath(cache, "cache", file);
   return config;
+}
+
+/** One store's URL, or the list of several, each of which is another one. */
+function storeUrls(
+  values: string | readonly string[],
+  key: string,
+  copies: number | undefined,
+  file: string,
+): string | string[] {
+  if (typeof values === "string") return storeUrl(values, key, file);
+  const urls = values.map((value) => storeUrl(value, key, file));
+  const twice = urls.find((url, index) => urls.indexOf(url) !== index);
+  if (twice !== undefined) throw senseless(file, `${key}: ${twice} stands there twice`);
+  if (urls[0] === undefined) throw senseless(file, `${key} is a list of nothing`);
+  if (urls.length === 1) return urls[0];
+  if (copies === undefined || copies <= urls.length) return urls;
+  throw senseless(file, `copies: ${copies} is more than the ${urls.length} stores of ${key}`);
 }
 
 /** A store as a URL: a path becomes `file://…`, a bare name is a GCS bucket as in earlier versions. */

@@ -1,5 +1,5 @@
 import { hostname, userInfo } from "node:os";
-import { BlobStore, type ObjectStore, openStore } from "../cas/index.ts";
+import { BlobStore, newStoreMetrics, type ObjectStore, openStore, type StoreMetrics } from "../cas/index.ts";
 import type { Config } from "./config.ts";
 
 /** Who makes something. */
@@ -15,18 +15,27 @@ export interface Context {
   /** As the configuration tells; undefined where it tells neither name nor email. */
   readonly contributor: Contributor | undefined;
   readonly config: Config;
+  /** What was asked of remote stores and how it went; undefined where nobody counts. */
+  readonly requests?: StoreMetrics;
 }
 
-/** Opens the stores that `config` names. Nothing is made or fetched yet. */
-export async function openContext(config: Config): Promise<Context> {
-  const { name, email, credential } = config;
-  const [metadata, blob] = await Promise.all([
-    openStore(config.metadata, { credential }),
-    openStore(config.blob, { credential }),
-  ]);
+/**
+ * Opens the stores that `config` names. Nothing is made or fetched yet.
+ *
+ * @param onTrouble is told in a sentence, again and again, when one of several stores does not answer, or
+ *   fails, or holds something wrong
+ */
+export async function openContext(
+  config: Config,
+  onTrouble?: (url: string, message: string) => void,
+): Promise<Context> {
+  const { name, email, credential, copies } = config;
+  const requests = newStoreMetrics();
+  const options = { credential, copies, onTrouble, metrics: requests };
+  const [metadata, blob] = await Promise.all([openStore(config.metadata, options), openStore(config.blob, options)]);
   const contributor =
     name === undefined && email === undefined ? undefined : { ...loginIdentity(), ...defined({ name, email }) };
-  return { metadata, blobs: new BlobStore(blob), contributor, config };
+  return { metadata, blobs: new BlobStore(blob), contributor, config, requests };
 }
 
 /**

@@ -14,7 +14,8 @@ export {
   ROOT_INO,
 } from "./catalog/model.ts";
 export { CatalogWriter } from "./catalog/writer.ts";
-export { fetchCatalog, putCatalog } from "./catalogs.ts";
+export { fetchCatalog, keepCatalog, putCatalog } from "./catalogs.ts";
+export { type CheckOptions, checkStores, type Finding } from "./check/check.ts";
 export * from "./config.ts";
 export * from "./context.ts";
 export * from "./labels.ts";

@@ -40,6 +40,13 @@ export async function setLabel(
   return { label, ...entry };
 }
 
+/** The newest version of a label, be it a deletion; undefined where there never was one. */
+export async function newestVersion(context: Context, repo: string, label: string): Promise<LabelVersion | undefined> {
+  const ref = labelRef(repo, label);
+  const newest = await newestNumber(context, ref);
+  return newest === 0 ? undefined : { label, ...(await readRef(context, ref, newest)) };
+}
+
 /** The newest version of a label. Throws `not-found` where there is none, or the label was deleted. */
 export async function getLabel(context: Context, repo: string, label: string): Promise<LabelVersion> {
   const ref = labelRef(repo, label);

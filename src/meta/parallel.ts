@@ -2,12 +2,13 @@
 const CONCURRENCY = 16;
 
 /**
- * What `work` makes of each item, in the order of the items. Up to 16 items are worked on at once,
+ * What `work` makes of each item, in the order of the items. Up to 16 items, or `concurrency`, are worked on at once,
  * and no more results than that are held. The first failure, in order, ends it.
  */
 export async function* mapInOrder<T, R>(
   items: AsyncIterable<T> | Iterable<T>,
   work: (item: T) => Promise<R>,
+  concurrency = CONCURRENCY,
 ): AsyncGenerator<R, void> {
   const pending: Promise<R>[] = [];
   for await (const item of items) {
@@ -15,7 +16,7 @@ export async function* mapInOrder<T, R>(
     // It is awaited below in its turn; until then its failure must not count as unhandled.
     result.catch(() => undefined);
     pending.push(result);
-    if (pending.length >= CONCURRENCY) yield await pending.shift()!;
+    if (pending.length >= concurrency) yield await pending.shift()!;
   }
   for (const result of pending) yield await result;
 }

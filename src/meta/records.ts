@@ -1,6 +1,6 @@
 import { parse, stringify } from "yaml";
 import * as z from "zod/mini";
-import { DamagedObjectError, DatamonError, type ObjectStore } from "../cas/index.ts";
+import { DamagedObjectError, DatamonError, type ObjectStore, readCopy } from "../cas/index.ts";
 import { isBundleId } from "./bundle-id.ts";
 import type { Bundle } from "./bundles.ts";
 import type { ConfigValues } from "./config.ts";
@@ -85,9 +85,12 @@ export const refRecord: RecordForm<RefRecord> = recordForm(
   }),
 );
 
+const stores = z.union([z.string(), z.array(z.string())]);
+
 const configSchema = z.strictObject({
-  metadata: z.optional(z.string()),
-  blob: z.optional(z.string()),
+  metadata: z.optional(stores),
+  blob: z.optional(stores),
+  copies: z.optional(z.int().check(z.positive())),
   email: z.optional(z.string()),
   name: z.optional(z.string()),
   credential: z.optional(z.string()),
@@ -95,7 +98,7 @@ const configSchema = z.strictObject({
 });
 
 /**
- * Reads the record at `key`. Throws `DamagedObjectError` for one that is damaged, something else, or
+ * Reads the record at `key`, from a store that has it right where there are several. Throws `DamagedObjectError` for one that is damaged, something else, or
  * of which `verify` throws that it does not belong there.
  */
 export async function readRecord<T>(
@@ -104,18 +107,25 @@ export async function readRecord<T>(
   form: RecordForm<T>,
   verify?: (value: T) => void,
 ): Promise<T> {
-  const bytes = await store.get(key, { offset: 0, length: MAX_RECORD_SIZE + 1 });
-  try {
-    const value = form.decode(bytes);
-    verify?.(value);
-    return value;
-  } catch (error) {
-    const why = (error as Error).message;
-    if (error instanceof DatamonError) {
-      throw new DatamonError(error.code, `object ${key} in ${store.url}: ${why}`, { hint: error.hint, cause: error });
+  return await readCopy(store, async (copy, signal) => {
+    const bytes = await getRecord(copy, key, signal);
+    try {
+      const value = form.decode(bytes);
+      verify?.(value);
+      return value;
+    } catch (error) {
+      const why = (error as Error).message;
+      if (error instanceof DatamonError) {
+        throw new DatamonError(error.code, `object ${key} in ${copy.url}: ${why}`, { hint: error.hint, cause: error });
+      }
+      throw new DamagedObjectError(copy.url, key, why, error);
     }
-    throw new DamagedObjectError(store.url, key, why, error);
-  }
+  });
+}
+
+/** The bytes of the record at `key` in this store alone, and one more of what is too long for one. */
+export async function getRecord(store: ObjectStore, key: string, signal?: AbortSignal): Promise<Buffer> {
+  return await store.get(key, { offset: 0, length: MAX_RECORD_SIZE + 1 }, signal === undefined ? {} : { signal });
 }
 
 /** The values of a configuration file's text. Throws an `Error` that says what is wrong with which key. */
@@ -184,6 +194,8 @@ function explain(issue: z.core.$ZodIssue): string {
       return `${place}unknown ${issue.keys.length > 1 ? "keys" : "key"} ${issue.keys.join(", ")}`;
     case "invalid_type":
       return `${place}must be ${issue.expected === "object" ? "a mapping of keys to values" : `of type ${issue.expected}`}`;
+    case "invalid_union":
+      return `${place}must be a text or a list of texts`;
     case "invalid_format":
       return `${place}has the wrong form`;
     default:

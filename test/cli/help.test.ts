@@ -39,8 +39,19 @@ describe("the help", () => {
         ...["bundle upload", "bundle list", "bundle list files", "bundle get", "bundle download"],
         ...["bundle download file", "bundle diff", "bundle update", "bundle mount", "bundle mount new"],
         ...["label set", "label get", "label list", "label delete"],
-        ...["mount", "mount list", "mount status", "unmount", "scratch list", "scratch commit", "scratch discard"],
+        ...[
+          "mount",
+          "mount list",
+          "mount status",
+          "unmount",
+          "commit",
+          "scratch list",
+          "scratch commit",
+          "scratch discard",
+        ],
         ...["cache status", "cache clear", "completion", "version"],
+        ...["store check", "store repair"],
+        ...["sidecar fuse", "sidecar postgres", "sidecar wrap"],
       ].sort(),
     );
   });

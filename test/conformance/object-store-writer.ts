@@ -2,8 +2,8 @@
 import { once } from "node:events";
 import { openStore } from "../../src/cas/index.ts";
 
-const [url = "", name = "", ...keys] = process.argv.slice(2);
-const store = await openStore(url);
+const [urls = "", name = "", ...keys] = process.argv.slice(2);
+const store = await openStore(JSON.parse(urls));
 process.stdout.write("ready\n");
 await once(process.stdin, "data");
 const won = await Promise.all(

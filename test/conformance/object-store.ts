@@ -7,12 +7,19 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, describe, it } from "node:test";
 import fc from "fast-check";
-import { DatamonError, listAll, ObjectNotFoundError, type ObjectStore, openStore } from "../../src/cas/index.ts";
+import {
+  DatamonError,
+  listAll,
+  ObjectNotFoundError,
+  type ObjectStore,
+  openStore,
+  type StoreUrls,
+} from "../../src/cas/index.ts";
 
 /** A store to try: an empty place for objects. */
 export interface StoreSubject {
   /** What `openStore` takes, in this process and in others. */
-  readonly url: string;
+  readonly url: StoreUrls;
   /** Variables that other processes need to reach it. */
   readonly environment?: NodeJS.ProcessEnv;
   dispose(): Promise<void>;
@@ -49,7 +56,7 @@ export function objectStoreConformance(name: string, makeSubject: () => Promise<
       assert.deepEqual(await store.list("no/such/"), []);
       assert.equal(await store.head("no/such"), undefined);
       await store.delete("no/such");
-      assert.equal(store.url, subject.url);
+      assert.equal(store.url, [subject.url].flat().join(" and "));
     });
 
     it("gives back what was put", async () => {
@@ -282,7 +289,7 @@ async function keysOf(store: ObjectStore, prefix: string): Promise<string[]> {
 async function raceProcesses(subject: StoreSubject, names: string[], keys: string[]): Promise<string[][]> {
   const script = join(import.meta.dirname, "object-store-writer.ts");
   const writers = names.map((name) => {
-    const child = spawn(process.execPath, [script, subject.url, name, ...keys], {
+    const child = spawn(process.execPath, [script, JSON.stringify(subject.url), name, ...keys], {
       stdio: ["pipe", "pipe", "inherit"],
       env: { ...process.env, ...subject.environment },
     });

@@ -154,6 +154,26 @@ export function remoteStoreConformance(name: string, subject: () => RemoteSubjec
       await assert.rejects(blobs.get(hash), { code: "damaged" });
     });
 
+    it("gives up a request in which nothing moves any more, and sends it again", async () => {
+      await store.put("stalled/down", bytes);
+      const left: [RegExp, Fault][] = [
+        [/stalled\/down/, { stall: true, cutAnswer: MIB }],
+        [/stalled\/up/, { stall: true }],
+      ];
+      proxy.plan = ({ path }) => {
+        const index = left.findIndex(([key]) => key.test(path));
+        return index < 0 ? undefined : left.splice(index, 1)[0]![1];
+      };
+      const [got, made] = await Promise.all([
+        store.get("stalled/down"),
+        store.put("stalled/up", bytes, { ifAbsent: true }),
+      ]);
+      assert.deepEqual(got, bytes);
+      assert.equal(made, true);
+      assert.deepEqual(await store.get("stalled/up"), bytes);
+      assert.deepEqual(left, []);
+    });
+
     it("lets a caller end a request", async () => {
       await store.put("end/a", bytes);
       suffer("end/a", { stall: true });

@@ -6,8 +6,9 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, it, type TestContext } from "node:test";
+import { openControlSocket } from "../../src/fs/mount-control.ts";
 import type { MountRecord } from "../../src/fs/mount-record.ts";
-import { askStatistics, type MountStatistics, openControlSocket } from "../../src/fs/mount-statistics.ts";
+import { askStatistics, type MountStatistics } from "../../src/fs/mount-statistics.ts";
 import { thisProcess } from "../../src/fs/process-identity.ts";
 
 const ID = "0badcafe";
@@ -17,6 +18,8 @@ const STATISTICS: MountStatistics = {
   requests: [{ request: "read", count: 3, p50Us: 1, p90Us: 2, p99Us: 3 }],
   tiers: { disk: { hits: 1, misses: 2 }, memory: { hits: 3, misses: 4 }, store: { hits: 5, misses: 6 } },
   fetched: { blobs: 7, ahead: 8, bytes: 9, failures: 10 },
+  stores: [{ request: "get", count: 11, failures: 12, bytes: 13, meanMs: 14, slowestMs: 15 }],
+  replicas: [],
 };
 
 /** A home with the directory of one mount's record, at the end of a path that long. */
@@ -75,7 +78,7 @@ describe("the control socket of a mount", () => {
     const path = join(home, "mounts", ID, "control.sock");
     // One that dies at half a word.
     const dying = createServer((socket) => {
-      socket.end('{"countedSince":');
+      socket.resume().end('{"kind":');
       dying.close(() => answering(t, home));
     }).listen(path);
     await once(dying, "listening");

@@ -76,6 +76,15 @@ describe("configuration", () => {
     assert.equal(file, homeFile);
   });
 
+  it("is written with several stores", async () => {
+    await writeConfig({ metadata: ["file:///m", "file:///n"], blob: "file:///b", copies: 2 });
+    const { metadata, blob, copies } = await loadConfig();
+    assert.deepEqual(
+      { metadata, blob, copies },
+      { metadata: ["file:///m", "file:///n"], blob: "file:///b", copies: 2 },
+    );
+  });
+
   it("writes to the file that $DATAMON_CONFIG names, and nothing that makes no sense", async () => {
     process.env.DATAMON_CONFIG = join(root, "new", "config.yaml");
     assert.equal(await writeConfig({ name: "Ada" }), process.env.DATAMON_CONFIG);
@@ -98,6 +107,14 @@ describe("configuration", () => {
       assert.equal(config.metadata, url);
       assert.equal(config.blob, "file:///b");
     }
+  });
+
+  it("takes several stores as a list, and how many copies a put must have", async () => {
+    const config = await load("metadata: [/m, 'gs://bucket/m/']\nblob:\n  - /b\n  - s3://bucket\n  - ~/b\ncopies: 2\n");
+    assert.deepEqual(config.metadata, ["file:///m", "gs://bucket/m"]);
+    assert.deepEqual(config.blob, ["file:///b", "s3://bucket", `file://${home}/b`]);
+    assert.equal(config.copies, 2);
+    assert.equal((await load("metadata: [/m]\nblob: /b\n")).metadata, "file:///m");
   });
 
   it("makes files and directories absolute", async () => {
@@ -126,6 +143,11 @@ describe("configuration", () => {
       ["blob: /m", /blob without metadata/],
       ["metadata: ./m\nblob: /b", /metadata: \.\/m is neither/],
       ["metadata: /m\nblob: UPPER", /blob: UPPER is neither/],
+      ["metadata: [/m, /m/]\nblob: /b", /metadata: file:\/\/\/m stands there twice/],
+      ["metadata: []\nblob: /b", /metadata is a list of nothing/],
+      ["metadata: {}\nblob: /b", /metadata: must be a text or a list of texts/],
+      ["metadata: [/m, /n]\nblob: /b\ncopies: 3", /copies: 3 is more than the 2 stores of metadata/],
+      ["copies: 0", /copies: is not valid/],
       ["cache: relative/path", /cache: relative\/path is not an absolute path/],
     ] as const) {
       await assert.rejects(load(text), (error: Error & { code?: string }) => {

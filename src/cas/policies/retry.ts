@@ -1,6 +1,6 @@
 import { UnavailableError } from "../errors.ts";
 import type { ObjectBody, ObjectStore, PutOptions } from "../store.ts";
-import { piecesOf, sizeOf } from "../stores/body.ts";
+import { holds } from "../stores/body.ts";
 import { type Perform, PolicyStore, pause, type StoreRequest } from "./policy.ts";
 
 /** How long to go on. All in milliseconds. */
@@ -9,6 +9,8 @@ export interface RetryOptions {
   readonly patience?: number;
   /** The same for a store that has not answered anything yet: more likely it never will. Default: ten seconds. */
   readonly firstPatience?: number;
+  /** The same for a request to which the store says that there are too many. Default: `patience`. */
+  readonly throttledPatience?: number;
 }
 
 const PATIENCE = 60_000;
@@ -27,14 +29,11 @@ const LONGEST_WAIT = 8000;
  * finds the key taken, the object is compared with the body: the same bytes count as this put's own.
  */
 export class RetryingStore extends PolicyStore {
-  readonly #patience: number;
-  readonly #firstPatience: number;
-  #answered = false;
+  readonly #patience: Patience;
 
   constructor(inner: ObjectStore, options: RetryOptions = {}) {
     super(inner);
-    this.#patience = options.patience ?? PATIENCE;
-    this.#firstPatience = Math.min(options.firstPatience ?? FIRST_PATIENCE, this.#patience);
+    this.#patience = new Patience(options);
   }
 
   override async put(key: string, body: ObjectBody, options: PutOptions = {}): Promise<boolean> {
@@ -44,19 +43,42 @@ export class RetryingStore extends PolicyStore {
       const again = tries > 1 && options.ifAbsent === true;
       const there = again ? await this.inner.head(key, options) : undefined;
       if (there === undefined && (await this.inner.put(key, body, options))) return true;
-      return again && (await this.#holds(key, body, options));
+      const { signal } = options;
+      return again && (await holds(this.inner, key, body, signal === undefined ? {} : { signal }));
     });
   }
 
   protected async around<T>(request: StoreRequest, perform: Perform<T>): Promise<T> {
+    return await this.#patience.during(request.signal, () => perform(request.signal));
+  }
+}
+
+/** What one store's requests are tried again by. */
+export class Patience {
+  readonly #patience: number;
+  readonly #firstPatience: number;
+  readonly #throttledPatience: number;
+  #answered = false;
+
+  constructor(options: RetryOptions = {}) {
+    this.#patience = options.patience ?? PATIENCE;
+    this.#firstPatience = Math.min(options.firstPatience ?? FIRST_PATIENCE, this.#patience);
+    this.#throttledPatience = options.throttledPatience ?? this.#patience;
+  }
+
+  /**
+   * What `attempt` comes to, which is made again after each `UnavailableError`. Throws the last one when
+   * the time is over, any other failure at once, and the signal's reason when it is aborted.
+   */
+  async during<T>(signal: AbortSignal | undefined, attempt: () => Promise<T>): Promise<T> {
     let failing: number | undefined;
     for (let tries = 1; ; tries++) {
       try {
-        const result = await perform(request.signal);
+        const result = await attempt();
         this.#answered = true;
         return result;
       } catch (error) {
-        request.signal?.throwIfAborted();
+        signal?.throwIfAborted();
         if (!(error instanceof UnavailableError)) {
           this.#answered = true;
           throw error;
@@ -65,24 +87,15 @@ export class RetryingStore extends PolicyStore {
         const now = performance.now();
         failing ??= now;
         const wait = waitAfter(tries, error.throttled);
-        const until = failing + (this.#answered ? this.#patience : this.#firstPatience);
-        if (now + wait > until) throw givenUp(error, tries, now - failing);
-        await pause(wait, request.signal);
+        if (now + wait > failing + this.#patienceWith(error)) throw givenUp(error, tries, now - failing);
+        await pause(wait, signal);
       }
     }
   }
 
-  async #holds(key: string, body: ObjectBody, { signal }: PutOptions): Promise<boolean> {
-    const options = signal === undefined ? {} : { signal };
-    const size = await sizeOf(body, `store object ${key} in ${this.url}`);
-    if ((await this.inner.head(key, options))?.size !== size) return false;
-    let offset = 0;
-    for await (const piece of piecesOf(body)) {
-      const stored = await this.inner.get(key, { offset, length: piece.length }, options);
-      if (!stored.equals(piece)) return false;
-      offset += piece.length;
-    }
-    return true;
+  #patienceWith(error: UnavailableError): number {
+    if (error.throttled) return this.#throttledPatience;
+    return this.#answered ? this.#patience : this.#firstPatience;
   }
 }
 

@@ -1,7 +1,7 @@
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { ioError } from "../errors.ts";
-import type { ObjectBody } from "../store.ts";
+import type { ObjectBody, ObjectStore, RequestOptions } from "../store.ts";
 
 const FILE_PIECE = 1024 * 1024;
 
@@ -33,4 +33,22 @@ export async function* piecesOf(
       at += piece.length;
     }
   }
+}
+
+/** True where the store's object `key` has just the body's bytes. */
+export async function holds(
+  store: ObjectStore,
+  key: string,
+  body: ObjectBody,
+  options: RequestOptions,
+): Promise<boolean> {
+  const size = await sizeOf(body, `store object ${key} in ${store.url}`);
+  if ((await store.head(key, options))?.size !== size) return false;
+  let offset = 0;
+  for await (const piece of piecesOf(body)) {
+    const stored = await store.get(key, { offset, length: piece.length }, options);
+    if (!stored.equals(piece)) return false;
+    offset += piece.length;
+  }
+  return true;
 }
