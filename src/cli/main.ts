@@ -17,4 +17,7 @@ try {
 }
 
 const { run } = await import("./program.ts");
-process.exit(await run(process.argv.slice(2)));
+const status = await run(process.argv.slice(2));
+// What is still on its way into a pipe would be lost.
+await new Promise((resolve) => process.stdout.write("", resolve));
+process.exit(status);

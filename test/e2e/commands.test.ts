@@ -471,6 +471,15 @@ describe("a listing", () => {
     assert.deepEqual([code, stderr], [0, ""]);
   });
 
+  it("comes whole to a reader that takes its time", async () => {
+    mkdirSync(home.path("long"));
+    for (let at = 0; at < 3000; at++) writeFileSync(home.path("long", `${at}`.repeat(20)), "");
+    await home.upload("long", "--label", "long");
+    const sh = ["-c", '"$0" "$@" | (sleep 1; cat)', LAUNCHER, "bundle", "list", "files", "--repo", "birds"];
+    const { stdout } = await run([...sh, "--label", "long"], { home: home.root, cwd: home.root, launcher: "sh" });
+    assert.equal(stdout.trimEnd().split("\n").length, 3001);
+  });
+
   it("that cannot be written is a failure that is told", async () => {
     const sh = ["-c", 'exec "$0" "$@" >/dev/full', LAUNCHER, "repo", "list"];
     const ended = await run(sh, { home: home.root, launcher: "sh" });
