@@ -1,7 +1,9 @@
 import { randomBytes } from "node:crypto";
 import {
+  chmodSync,
   closeSync,
   constants,
+  fchmodSync,
   fstatSync,
   ftruncateSync,
   lstatSync,
@@ -65,14 +67,57 @@ export interface FoundContainer {
  */
 export class ContainerFiles {
   readonly directory: string;
+  /** Modes of directories and files where others than their owner may write, too; else the process's own choice holds. */
+  #shared: { readonly directory: number; readonly file: number } | undefined;
 
   constructor(directory: string) {
     this.directory = directory;
   }
 
-  /** Makes the directories that are missing. */
+  /**
+   * Makes the directories that are missing. Where the cache directory lets its group or everybody write,
+   * all that is made in it does, too, whatever the umask.
+   */
   prepare(): void {
-    for (const name of ["containers", "tmp", "index"]) mkdirSync(join(this.directory, name), { recursive: true });
+    mkdirSync(this.directory, { recursive: true });
+    const { mode } = statSync(this.directory);
+    this.#shared = (mode & 0o022) === 0 ? undefined : { directory: mode & 0o2777, file: mode & 0o666 };
+    for (const name of ["containers", "tmp", "index", "catalogs"]) this.#makeDirectory(join(this.directory, name));
+  }
+
+  /** True where nobody but this user, and root, can write. */
+  isPrivate(): boolean {
+    try {
+      const { uid, mode } = statSync(this.directory);
+      return uid === process.geteuid?.() && (mode & 0o022) === 0;
+    } catch {
+      return false;
+    }
+  }
+
+  /** Makes an empty file of a name that is not there, as it is to be for all users of the cache, and opens it. */
+  create(path: string): number {
+    const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o666);
+    try {
+      if (this.#shared !== undefined) fchmodSync(fd, this.#shared.file);
+      return fd;
+    } catch (error) {
+      closeSync(fd);
+      throw error;
+    }
+  }
+
+  #makeDirectory(path: string): void {
+    try {
+      mkdirSync(path);
+    } catch (error) {
+      if (!isErrno(error, "EEXIST")) throw error;
+    }
+    if (this.#shared === undefined) return;
+    const { uid, mode } = statSync(path);
+    // One that another user made is for that user to change.
+    if (uid === process.geteuid?.() && (mode & 0o7777) !== this.#shared.directory)
+      chmodSync(path, this.#shared.directory);
   }
 
   pathOf(name: ContainerName): string {
@@ -98,7 +143,7 @@ export class ContainerFiles {
   writeTemporary(content: Buffer): string {
     const path = this.#temporary();
     try {
-      const fd = openSync(path, "wx");
+      const fd = this.create(path);
       try {
         for (let at = 0; at < content.length; ) at += writeSync(fd, content, at);
       } finally {
@@ -115,7 +160,8 @@ export class ContainerFiles {
   async writeTemporaryAsync(content: Buffer): Promise<string> {
     const path = this.#temporary();
     try {
-      await writeFile(path, content, { flag: "wx" });
+      closeSync(this.create(path));
+      await writeFile(path, content, { flag: "r+" });
     } catch (error) {
       this.removeTemporary(path);
       throw error;
@@ -139,7 +185,7 @@ export class ContainerFiles {
         renameSync(temporary, this.pathOf(name));
       } catch (error) {
         if (!isErrno(error, "ENOENT")) throw error;
-        mkdirSync(join(this.directory, "containers", name.slice(0, 2)), { recursive: true });
+        this.#makeDirectory(join(this.directory, "containers", name.slice(0, 2)));
         renameSync(temporary, this.pathOf(name));
       }
     } catch (error) {
@@ -178,7 +224,7 @@ export class ContainerFiles {
 
   /** Notes that a blob is in its place in a file's container. */
   notePiece(name: ContainerName, piece: Piece): void {
-    const fd = openSync(mapOf(this.pathOf(name)), constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND, 0o666);
+    const fd = this.#openOrCreate(mapOf(this.pathOf(name)), constants.O_WRONLY | constants.O_APPEND);
     try {
       writeSync(fd, encodePiece(piece));
     } finally {
@@ -204,14 +250,13 @@ export class ContainerFiles {
 
   #openFile(name: ContainerName, size: number): number {
     const path = this.pathOf(name);
-    const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW;
     let fd: number;
     try {
-      fd = openSync(path, flags, 0o666);
+      fd = this.#openOrCreate(path, constants.O_RDWR);
     } catch (error) {
       if (!isErrno(error, "ENOENT")) throw error;
-      mkdirSync(join(this.directory, "containers", name.slice(0, 2)), { recursive: true });
-      fd = openSync(path, flags, 0o666);
+      this.#makeDirectory(join(this.directory, "containers", name.slice(0, 2)));
+      fd = this.#openOrCreate(path, constants.O_RDWR);
     }
     try {
       if (fstatSync(fd).size !== size) ftruncateSync(fd, size);
@@ -220,6 +265,21 @@ export class ContainerFiles {
       throw error;
     }
     return fd;
+  }
+
+  #openOrCreate(path: string, flags: number): number {
+    for (;;) {
+      try {
+        return openSync(path, flags | constants.O_NOFOLLOW);
+      } catch (error) {
+        if (!isErrno(error, "ENOENT")) throw error;
+      }
+      try {
+        closeSync(this.create(path));
+      } catch (error) {
+        if (!isErrno(error, "EEXIST")) throw error;
+      }
+    }
   }
 
   /** Every container that is there, in no order. */

@@ -1,10 +1,11 @@
-import { closeSync, constants, fstatSync, openSync, readFileSync, readSync, statfsSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, readSync, statfsSync } from "node:fs";
 import { DatamonError, faultPoint, type Hash, ioError } from "../cas/index.ts";
 import { ContainerFiles, type ContainerName, fileContainer, onDisk, pieceOnDisk } from "./containers.ts";
-import { IndexFile, isIndexDamage } from "./index-file.ts";
+import { GuardedIndex, isTrouble } from "./guarded-index.ts";
 import type { Piece } from "./piece-map.ts";
 import type { Home } from "./plan.ts";
 import type { Reservation, ResidencyIndex } from "./residency.ts";
+import { sealed, stampOf } from "./stamp.ts";
 import { type Resident, VerifiedContainers, type VerifiedSlice } from "./verified.ts";
 
 const MIB = 1024 * 1024;
@@ -13,8 +14,6 @@ const GIB = 1024 * MIB;
 const DEFAULT_LIMIT = 50 * GIB;
 /** Eviction goes below the limit by a twentieth of it, but by no more than this, so that no insert stalls on it. */
 const EVICTION_STEP = 256 * MIB;
-/** After a failed write nothing is written for this long. */
-const DEGRADED_MS = 30_000;
 /** How often last uses are written to the index, and removed containers and replaced indexes looked for. */
 const MAINTENANCE_MS = 5000;
 /** Descriptors kept open may hold a twentieth of the limit in evicted containers of this size, within bounds. */
@@ -84,34 +83,26 @@ export class DiskCache {
   readonly stats: DiskCacheStats = { met: 0, hits: 0, misses: 0, inserted: 0, evicted: 0, damaged: 0 };
   readonly #files: ContainerFiles;
   readonly #containers: VerifiedContainers;
-  readonly #onDegraded: ((reason: string) => void) | undefined;
+  readonly #private: boolean;
   readonly #timer: NodeJS.Timeout;
   /** Last uses that the index has not been told yet. */
   readonly #uses = new Map<ContainerName, number>();
-  #index: IndexFile | undefined;
-  #closed = false;
+  readonly #index: GuardedIndex;
   #lastMaintenance = Date.now();
-  #degraded: string | undefined;
-  #degradedUntil = 0;
 
   private constructor(files: ContainerFiles, options: DiskCacheOptions) {
     this.directory = files.directory;
     this.#files = files;
-    this.#onDegraded = options.onDegraded;
-    try {
-      this.#index = IndexFile.open(files);
-    } catch (error) {
-      this.#degrade(error);
-      this.#index = IndexFile.openReadOnly(files);
-    }
+    this.#private = files.isPrivate();
+    this.#index = new GuardedIndex(files, options.onDegraded);
     this.limit = options.sizeLimit ?? defaultLimit(this.directory, this.#cachedBytes());
     const descriptors = Math.floor(this.limit / 20 / TYPICAL_CONTAINER);
     this.#containers = new VerifiedContainers(
       files,
       Math.min(Math.max(descriptors, MIN_DESCRIPTORS), MAX_DESCRIPTORS),
       (name, fd) => {
-        const stamp = this.#ask((index) => index.stamp(name));
-        return stamp !== undefined && stamp === stampOf(fd);
+        const stamp = this.#index.ask((index) => index.stamp(name));
+        return stamp !== undefined && stamp === this.#sealed(name, stampOf(fd));
       },
     );
     this.#timer = setInterval(() => this.#maintain(), MAINTENANCE_MS).unref();
@@ -153,7 +144,7 @@ export class DiskCache {
   /** True where the blob seems to be resident; its bytes are not looked at. */
   has(hash: Hash): boolean {
     if (this.#containers.has(hash) || this.#files.lengthOf(hash) !== undefined) return true;
-    return (this.#ask((index) => index.find(hash)) ?? []).length > 0;
+    return (this.#index.ask((index) => index.find(hash)) ?? []).length > 0;
   }
 
   /**
@@ -183,20 +174,20 @@ export class DiskCache {
   insert(hash: Hash, content: Buffer, home?: Home): boolean {
     const piece = this.#pieceOf(hash, content, home);
     if (piece !== undefined) {
-      const admitted = this.#attempt(() => this.#admitPiece(piece));
+      const admitted = this.#index.attempt(() => this.#admitPiece(piece));
       if (admitted !== "admitted") return admitted === "resident";
       return this.#settlePiece(
         piece,
-        this.#attempt(() => {
+        this.#index.attempt(() => {
           this.#files.writePiece(piece.name, piece.size, piece, content);
           return this.#publishPiece(piece);
         }),
       );
     }
-    const place = this.#attempt(() => this.#admit(hash, content.length)) ?? "refused";
+    const place = this.#index.attempt(() => this.#admit(hash, content.length)) ?? "refused";
     if (typeof place === "string") return place === "resident";
     return this.#settle(
-      this.#attempt(() => this.#publish(hash, content.length, this.#files.writeTemporary(content))),
+      this.#index.attempt(() => this.#publish(hash, content.length, this.#files.writeTemporary(content))),
       place,
     );
   }
@@ -205,14 +196,11 @@ export class DiskCache {
   async insertAsync(hash: Hash, content: Buffer, home?: Home): Promise<boolean> {
     const piece = this.#pieceOf(hash, content, home);
     if (piece !== undefined) return await this.#insertPiece(piece, content);
-    const place = this.#attempt(() => this.#admit(hash, content.length)) ?? "refused";
+    const place = this.#index.attempt(() => this.#admit(hash, content.length)) ?? "refused";
     if (typeof place === "string") return place === "resident";
-    const temporary = await this.#files.writeTemporaryAsync(content).catch((error: unknown) => {
-      this.#degrade(error);
-      return undefined;
-    });
+    const temporary = await this.#index.attemptAsync(() => this.#files.writeTemporaryAsync(content));
     if (temporary === undefined) return this.#settle(undefined, place);
-    const published = this.#attempt(() => this.#publish(hash, content.length, temporary));
+    const published = this.#index.attempt(() => this.#publish(hash, content.length, temporary));
     if (!published) this.#files.removeTemporary(temporary);
     return this.#settle(published, place);
   }
@@ -224,11 +212,11 @@ export class DiskCache {
    */
   openWhole(file: Hash): number | undefined {
     const name = fileContainer(file);
-    const stamp = this.#ask((index) => index.stamp(name));
+    const stamp = this.#index.ask((index) => index.stamp(name));
     if (stamp === undefined) return undefined;
     const fd = this.#openFile(name);
     if (fd === undefined) return undefined;
-    if (stampOf(fd) === stamp) {
+    if (this.#sealed(name, stampOf(fd)) === stamp) {
       this.#uses.set(name, Date.now());
       return fd;
     }
@@ -243,14 +231,19 @@ export class DiskCache {
 
   /** The blobs that are in a file's container, as the index has it. */
   piecesOf(file: Hash): Piece[] {
-    return this.#ask((index) => index.pieces(fileContainer(file))) ?? [];
+    return this.#index.ask((index) => index.pieces(fileContainer(file))) ?? [];
   }
 
   /** Notes that the container of `file` behind the descriptor is whole and was verified while its stamp was `stamp`. */
   setWhole(file: Hash, fd: number, stamp: string): boolean {
     if (stampOf(fd) !== stamp) return false;
     const size = fstatSync(fd).blocks * 512 + MAP_SIZE;
-    return this.#attempt(() => this.#write((index) => index.setStamp(fileContainer(file), stamp, size))) !== undefined;
+    const name = fileContainer(file);
+    const note = (index: ResidencyIndex) => {
+      index.setStamp(name, this.#sealed(name, stamp), size);
+      return true;
+    };
+    return this.#index.attempt(() => this.#index.write(note)) === true;
   }
 
   /** Copies a blob that is resident elsewhere to its place in a file's container, and removes the container that held it alone. */
@@ -259,10 +252,10 @@ export class DiskCache {
     const piece = content && this.#pieceOf(hash, content, home);
     if (content === undefined || piece === undefined || !(await this.#insertPiece(piece, content, true))) return false;
     if (this.#files.lengthOf(hash) !== undefined) {
-      this.#attempt(() => {
+      this.#index.attempt(() => {
         this.#containers.drop(hash);
         this.#files.remove(hash);
-        this.#write((index) => index.remove(index.find(hash).filter(({ name }) => name === hash)));
+        this.#index.write((index) => index.remove(index.find(hash).filter(({ name }) => name === hash)));
       });
     }
     return true;
@@ -272,17 +265,17 @@ export class DiskCache {
   removeFile(file: Hash): void {
     const name = fileContainer(file);
     this.stats.damaged++;
-    this.#attempt(() => {
+    this.#index.attempt(() => {
       this.#containers.drop(name);
       this.#files.remove(name);
-      this.#write((index) => index.remove(index.all().filter((seen) => seen.name === name)));
+      this.#index.write((index) => index.remove(index.all().filter((seen) => seen.name === name)));
     });
   }
 
   /** A blob found to be wrong in a file's container. */
   dropPiece(file: Hash, { blob, offset }: Piece): void {
     this.stats.damaged++;
-    this.#attempt(() => this.#write((index) => index.removePiece(fileContainer(file), blob, offset)));
+    this.#index.attempt(() => this.#index.write((index) => index.removePiece(fileContainer(file), blob, offset)));
   }
 
   /** What is in the cache, by all processes. */
@@ -292,20 +285,20 @@ export class DiskCache {
       directory: this.directory,
       bytes: this.#cachedBytes(),
       limit: this.limit,
-      containers: this.#ask((index) => index.containers()) ?? [...this.#files.list()].length,
+      containers: this.#index.ask((index) => index.containers()) ?? [...this.#files.list()].length,
       catalogs: count,
       catalogBytes: bytes,
-      degraded: this.#degraded,
+      degraded: this.#index.degraded,
     };
   }
 
   /** Removes all containers and catalogs and returns the bytes freed. Whoever uses one meanwhile fetches it again. */
   clear(): number {
-    const rows = this.#attempt(() => this.#write((index) => index.all())) ?? [];
+    const rows = this.#index.attempt(() => this.#index.write((index) => index.all())) ?? [];
     for (const { name } of rows) this.#containers.drop(name);
     try {
       const freed = this.#files.removeAll() + this.#files.removeCatalogs();
-      this.#attempt(() => this.#write((index) => index.remove(rows)));
+      this.#index.attempt(() => this.#index.write((index) => index.remove(rows)));
       return freed;
     } catch (error) {
       throw ioError(`clear the cache directory ${this.directory}`, error);
@@ -314,13 +307,10 @@ export class DiskCache {
 
   /** Writes what the index has not been told yet and closes everything. What is inserted later is not kept. */
   close(): void {
-    if (this.#closed) return;
+    if (this.#index.closed) return;
     clearInterval(this.#timer);
-    this.#attempt(() => this.#index?.isCurrent() && this.#flush());
-    this.#closed = true;
+    this.#index.close(() => this.#flush());
     this.#containers.close();
-    this.#index?.close();
-    this.#index = undefined;
   }
 
   /** False where the container turns out to be cut short or unreadable; then it is discarded. */
@@ -349,8 +339,8 @@ export class DiskCache {
 
   /** Looks in the index, or else, since a blob's container has the blob's name, for the container itself. */
   #lookUp(hash: Hash, now: number): VerifiedSlice | undefined {
-    if (this.#closed) return undefined;
-    const rows = this.#ask((index) => index.find(hash)) ?? [];
+    if (this.#index.closed) return undefined;
+    const rows = this.#index.ask((index) => index.find(hash)) ?? [];
     for (const row of rows) {
       if (row.name === hash) continue;
       const opened = this.#containers.open(hash, row.name, row.offset, row.length);
@@ -368,38 +358,23 @@ export class DiskCache {
       if (row?.complete === 1 && this.#files.lengthOf(hash) === undefined) this.#forget(hash, hash);
       return undefined;
     }
-    if (row?.complete !== 1 && this.#index?.writable) {
-      const { length } = opened;
-      this.#attempt(() => this.#write((index) => index.publish(hash, length, onDisk(length), now)));
-    }
+    const { length } = opened;
+    if (row?.complete !== 1) this.#index.tidy((index) => index.publish(hash, length, onDisk(length), now));
     return opened;
-  }
-
-  /** Asks the index; undefined where there is none that can answer. */
-  #ask<T>(question: (index: ResidencyIndex) => T): T | undefined {
-    try {
-      return this.#index === undefined ? undefined : question(this.#index.rows);
-    } catch (error) {
-      if (!isTrouble(error)) throw error;
-      return isIndexDamage(error) ? this.#attempt(() => this.#write(question)) : undefined;
-    }
   }
 
   /** Removes what has the wrong bytes, so that the blob is fetched again. */
   #discard(hash: Hash): void {
     this.stats.damaged++;
     const name = this.#containers.nameOf(hash) ?? hash;
-    const place = this.#attempt(() => this.#containers.discard(hash));
+    const place = this.#index.attempt(() => this.#containers.discard(hash));
     if (place === undefined) this.#forget(name, hash);
-    else if (this.#index?.writable) {
-      this.#attempt(() => this.#write((index) => index.removePiece(place.name, hash, place.offset)));
-    }
+    else this.#index.tidy((index) => index.removePiece(place.name, hash, place.offset));
   }
 
   /** Removes the row of a container whose file is gone. */
   #forget(name: ContainerName, hash: Hash): void {
-    if (!this.#index?.writable) return;
-    this.#attempt(() => this.#write((index) => index.remove(index.find(hash).filter((row) => row.name === name))));
+    this.#index.tidy((index) => index.remove(index.find(hash).filter((row) => row.name === name)));
   }
 
   /** Where a blob goes in the container of its file; undefined where it is to have a container of its own. */
@@ -411,27 +386,27 @@ export class DiskCache {
   }
 
   async #insertPiece(piece: Placed, content: Buffer, copy = false): Promise<boolean> {
-    const admitted = this.#attempt(() => this.#admitPiece(piece, copy));
+    const admitted = this.#index.attempt(() => this.#admitPiece(piece, copy));
     if (admitted !== "admitted") return admitted === "resident";
-    let written = true;
-    await this.#files.writePieceAsync(piece.name, piece.size, piece, content).catch((error: unknown) => {
-      this.#degrade(error);
-      written = false;
+    const { name, size } = piece;
+    const written = await this.#index.attemptAsync(async () => {
+      await this.#files.writePieceAsync(name, size, piece, content);
+      return true as const;
     });
-    return this.#settlePiece(piece, written ? this.#attempt(() => this.#publishPiece(piece)) : undefined);
+    return this.#settlePiece(piece, written && this.#index.attempt(() => this.#publishPiece(piece)));
   }
 
   /** Makes room for a piece and counts it, unless it is there, or anywhere else where no `copy` is wanted. */
   #admitPiece(piece: Placed, copy = false): "resident" | "admitted" {
     const { name, blob, offset } = piece;
-    const rows = this.#write((index) => index.find(blob));
+    const rows = this.#index.write((index) => index.find(blob));
     const resident = copy
       ? rows.some((row) => row.name === name && row.offset === offset)
       : this.#files.lengthOf(blob) !== undefined ||
         rows.some((row) => row.name !== blob && this.#files.lengthOf(row.name) !== undefined);
     if (resident) return "resident";
     const isNew = this.#files.lengthOf(name) === undefined;
-    this.#write((index) => index.grow(name, piece.onDisk + (isNew ? MAP_SIZE : 0), Date.now()));
+    this.#index.write((index) => index.grow(name, piece.onDisk + (isNew ? MAP_SIZE : 0), Date.now()));
     faultPoint("cache", "reserved");
     this.#makeRoom(name);
     return "admitted";
@@ -439,22 +414,20 @@ export class DiskCache {
 
   #publishPiece(piece: Placed): true {
     faultPoint("cache", "written");
-    this.#write((index) => index.addPiece(piece.name, piece, piece.onDisk));
+    this.#index.write((index) => index.addPiece(piece.name, piece, piece.onDisk));
     this.stats.inserted++;
     return true;
   }
 
   #settlePiece(piece: Placed, published: true | undefined): boolean {
-    if (published) {
-      this.#degraded = undefined;
-      return true;
-    }
-    try {
-      this.#index?.rows.shrink(piece.name, piece.onDisk);
-    } catch {
-      // It counts for too much until it is evicted.
-    }
-    return false;
+    if (published) this.#index.recovered();
+    else this.#index.undo((index) => index.shrink(piece.name, piece.onDisk));
+    return published === true;
+  }
+
+  /** Where others can write, too, nobody else's word is taken for what was verified. */
+  #sealed(name: ContainerName, stamp: string): string {
+    return this.#private ? stamp : sealed(name, stamp);
   }
 
   #openFile(name: ContainerName): number | undefined {
@@ -472,10 +445,10 @@ export class DiskCache {
     const size = onDisk(length);
     if (size > this.limit) return "refused";
     if (this.#files.lengthOf(hash) === length) {
-      this.#write((index) => index.publish(hash, length, size, Date.now()));
+      this.#index.write((index) => index.publish(hash, length, size, Date.now()));
       return "resident";
     }
-    const reservation = this.#write((index) => index.reserve(hash, length, size, Date.now()));
+    const reservation = this.#index.write((index) => index.reserve(hash, length, size, Date.now()));
     faultPoint("cache", "reserved");
     this.#makeRoom(hash);
     return reservation;
@@ -485,117 +458,56 @@ export class DiskCache {
     faultPoint("cache", "written");
     this.#files.publish(temporary, hash);
     faultPoint("cache", "renamed");
-    this.#write((index) => index.publish(hash, length, onDisk(length), Date.now()));
+    this.#index.write((index) => index.publish(hash, length, onDisk(length), Date.now()));
     this.stats.inserted++;
     return true;
   }
 
   /** Takes the reservation back where the container did not come into place. */
   #settle(published: true | undefined, reservation: Reservation): boolean {
-    if (published) {
-      this.#degraded = undefined;
-      return true;
+    if (published) this.#index.recovered();
+    else {
+      this.#index.undo((index) => {
+        if (this.#files.lengthOf(reservation.name) === undefined) index.remove([reservation]);
+      });
     }
-    try {
-      if (this.#files.lengthOf(reservation.name) === undefined) this.#index?.rows.remove([reservation]);
-    } catch {
-      // It counts for too much until it is evicted.
-    }
-    return false;
+    return published === true;
   }
 
   /** Evicts until the containers, with the one reserved, are within the limit. */
   #makeRoom(reserved: ContainerName): void {
     for (;;) {
-      const excess = this.#write((index) => index.bytes()) - this.limit;
+      const excess = this.#index.write((index) => index.bytes()) - this.limit;
       if (excess <= 0) return;
       this.#flush();
       const wanted = excess + Math.min(this.limit / 20, EVICTION_STEP);
-      const victims = this.#write((index) => index.oldest(wanted, reserved));
+      const victims = this.#index.write((index) => index.oldest(wanted, reserved));
       if (victims.length === 0) return;
       for (const { name } of victims) {
         this.#containers.drop(name);
         this.#files.remove(name);
       }
-      this.#write((index) => index.remove(victims));
+      this.#index.write((index) => index.remove(victims));
       this.stats.evicted += victims.length;
     }
   }
 
   #maintain(): void {
     this.#lastMaintenance = Date.now();
-    this.#attempt(() => this.#flush());
+    this.#index.attempt(() => this.#flush());
     this.#containers.closeRemoved();
   }
 
   #flush(): void {
     const uses = [...this.#uses];
     this.#uses.clear();
-    if (uses.length > 0 && this.#index?.writable) this.#write((index) => index.touch(uses));
-  }
-
-  /** Runs `work` on the current index, after opening or building it where necessary. */
-  #write<T>(work: (index: ResidencyIndex) => T): T {
-    if (this.#index !== undefined && !(this.#index.writable && this.#index.isCurrent())) {
-      const old = this.#index;
-      this.#index = IndexFile.open(this.#files);
-      old.close();
-    }
-    this.#index ??= IndexFile.open(this.#files);
-    try {
-      return work(this.#index.rows);
-    } catch (error) {
-      if (!isIndexDamage(error)) throw error;
-      this.#index.close();
-      this.#index = undefined;
-      this.#index = IndexFile.build(this.#files);
-      return work(this.#index.rows);
-    }
-  }
-
-  /** Runs what writes to the directory; undefined where it failed, or where a recent failure makes it useless to try. */
-  #attempt<T>(work: () => T): T | undefined {
-    if (this.#closed || Date.now() < this.#degradedUntil) return undefined;
-    try {
-      return work();
-    } catch (error) {
-      this.#degrade(error);
-      return undefined;
-    }
-  }
-
-  /** Notes that the directory does not take what was to be written; any other error is thrown again. */
-  #degrade(error: unknown): void {
-    if (!isTrouble(error)) throw error;
-    const reason = ioError(`write to the cache directory ${this.directory}`, error).message;
-    this.#degradedUntil = Date.now() + DEGRADED_MS;
-    const before = this.#degraded;
-    this.#degraded = reason;
-    if (before === undefined) this.#onDegraded?.(reason);
+    if (uses.length > 0 && this.#index.writable) this.#index.write((index) => index.touch(uses));
   }
 
   #cachedBytes(): number {
-    const counted = this.#ask((index) => index.bytes());
+    const counted = this.#index.ask((index) => index.bytes());
     return counted ?? [...this.#files.list()].reduce((sum, { allocated }) => sum + allocated, 0);
   }
-}
-
-let bootId: string | undefined;
-
-/**
- * What a file is known by while it does not change: the machine's run, inode, size and times. A stamp
- * ends with the run, since what was not yet on the disk when the machine stopped may be missing.
- */
-export function stampOf(fd: number): string {
-  bootId ??= readFileSync("/proc/sys/kernel/random/boot_id", "latin1").trim();
-  const { dev, ino, size, mtimeNs, ctimeNs } = fstatSync(fd, { bigint: true });
-  return [bootId, dev, ino, size, mtimeNs, ctimeNs].join(":");
-}
-
-/** True for failures of the operating system and of SQLite, as opposed to mistakes in the program. */
-function isTrouble(error: unknown): boolean {
-  const code = (error as { code?: unknown } | undefined)?.code;
-  return isIndexDamage(error) || (typeof code === "string" && /^(E[A-Z0-9]+|SQLITE_\w+)$/.test(code));
 }
 
 function defaultLimit(directory: string, cached: number): number {

@@ -1,22 +1,27 @@
-import { LRUCache } from "lru-cache";
 import PQueue from "p-queue";
-import { type BlobStore, DatamonError, type Hash, MAX_BLOB_SIZE } from "../cas/index.ts";
+import { type BlobStore, BufferPool, DatamonError, type Hash, MAX_BLOB_SIZE } from "../cas/index.ts";
+import { ContentMemory, type Held } from "./content-memory.ts";
 import { beyondBlob, type DiskCache } from "./disk-cache.ts";
-import { type Home, readSegment, type Segment } from "./plan.ts";
+import { type Home, readSegment, type Segment, type Slice } from "./plan.ts";
+import { SliceChoice } from "./slice-choice.ts";
 import { WholeFiles } from "./whole-files.ts";
 
 const MIB = 1024 * 1024;
-/** Decoded blobs in memory; on disk they are one pread away, so this serves what has just come. */
+/** Decoded content in memory: fetched ahead of its readers, under way, or just read. Twice what a gigabyte a second takes in 30 ms. */
 const MEMORY_LIMIT = 64 * MIB;
-/** Blobs fetched at once; the difference to the prefetches is what only demand can have. */
-const CONCURRENCY = 12;
-/** Prefetches at once: at most 64 MiB of decoded bytes. */
-const PREFETCHES = 8;
+/** Memory that is free for the next fetches. */
+const SPARE_MEMORY = 32 * MIB;
+/** Fetches at once; the difference to the prefetches is what only demand can have. */
+const CONCURRENCY = 24;
+const PREFETCHES = 16;
 const DEMAND = 1;
 const AHEAD = 0;
 
 export interface FetcherOptions {
-  /** Bytes of decoded blobs kept in memory, default 64 MiB. */
+  /**
+   * Bytes of decoded content in memory, default 64 MiB; up to half of it is fetched ahead of readers. With 0
+   * nothing is fetched ahead, and content is held only until it is answered and on disk.
+   */
   readonly memoryLimit?: number;
 }
 
@@ -26,7 +31,7 @@ export interface FetcherStats {
   diskHits: number;
   /** Requests that waited for a fetch: their own, or one that was under way already. */
   storeHits: number;
-  /** Blobs fetched from the store, and how many of them nobody had asked for yet. */
+  /** Blobs, and slices of blobs, fetched from the store, and how many of them nobody had asked for yet. */
   fetches: number;
   prefetches: number;
   failures: number;
@@ -40,13 +45,19 @@ export interface Ahead {
   readonly home?: Home | undefined;
 }
 
+/** Brings content from the store, verified; undefined where it cannot be had in that way. */
+type Bring = () => Promise<Buffer | undefined>;
+
 interface Fetch {
-  readonly content: Promise<Buffer>;
+  readonly content: Promise<Held | undefined>;
   /** Settles when nothing is left to do, whatever came of it. */
   done: Promise<void>;
   readonly fail: (error: unknown) => void;
-  demanded: boolean;
+  /** How many wait for it; each has a pin when it comes. */
+  waiting: number;
   started: boolean;
+  /** What came, until it is on disk. */
+  held: Held | undefined;
 }
 
 /**
@@ -68,11 +79,14 @@ export class Fetcher {
   readonly files: WholeFiles | undefined;
   readonly #blobs: BlobStore;
   readonly #cache: DiskCache | undefined;
-  readonly #memory: LRUCache<Hash, Buffer>;
+  readonly #memory: ContentMemory;
+  readonly #pool = new BufferPool(SPARE_MEMORY);
   readonly #queue = new PQueue({ concurrency: CONCURRENCY });
   readonly #fetches = new Map<Hash, Fetch>();
-  readonly #memoryLimit: number;
+  readonly #slices = new SliceChoice();
+  readonly #aheadLimit: number;
   #prefetching = 0;
+  #prefetchingBytes = 0;
   /** A moving mean of blob sizes, to tell how many go into memory. */
   #typicalSize = MAX_BLOB_SIZE;
 
@@ -81,23 +95,43 @@ export class Fetcher {
     this.#blobs = blobs;
     this.#cache = cache;
     this.files = cache && new WholeFiles(cache);
-    this.#memoryLimit = options.memoryLimit ?? MEMORY_LIMIT;
-    const maxSize = Math.max(this.#memoryLimit, 1);
-    this.#memory = new LRUCache({ maxSize, sizeCalculation: (content) => content.length || 1 });
+    const limit = options.memoryLimit ?? MEMORY_LIMIT;
+    this.#aheadLimit = limit / 2;
+    this.#memory = new ContentMemory(limit, this.#pool);
   }
 
-  /** The blob's decoded bytes, verified. They are shared: not to be written to. */
-  async fetch(hash: Hash): Promise<Buffer> {
-    const held = this.#memory.get(hash);
-    if (held !== undefined) {
-      this.stats.memoryHits++;
-      return held;
+  /** For other threads: which blobs are in memory here. See `MemoryHints`. */
+  get hints(): Int32Array {
+    return this.#memory.hints;
+  }
+
+  /** The blob's decoded bytes, verified, in a new buffer. */
+  async fetch(hash: Hash, home?: Home): Promise<Buffer> {
+    const held = this.#pin(hash);
+    if (held === undefined) {
+      const loaded = this.#cache?.load(hash);
+      if (loaded !== undefined) {
+        this.stats.diskHits++;
+        return loaded;
+      }
+    } else this.stats.memoryHits++;
+    const pinned = held ?? (await this.#demand(hash, home));
+    try {
+      return Buffer.from(pinned.content);
+    } finally {
+      this.#memory.unpin(pinned);
     }
-    const loaded = this.#cache?.load(hash);
-    if (loaded === undefined) return this.#demand(hash);
-    this.stats.diskHits++;
-    this.#memory.set(hash, loaded);
-    return loaded;
+  }
+
+  /** Brings a blob into the disk cache. False where it does not keep it. */
+  async keep({ blob, home }: Ahead): Promise<boolean> {
+    const cache = this.#cache;
+    if (cache === undefined) return false;
+    if (!cache.has(blob)) {
+      this.#memory.unpin(await this.#demand(blob, home));
+      await this.#fetches.get(blob)?.done;
+    }
+    return cache.has(blob);
   }
 
   /**
@@ -108,19 +142,25 @@ export class Fetcher {
    * @returns how many at the front were not left out, or are here
    */
   prefetch(blobs: Iterable<Ahead>): number {
-    let room = this.#memoryLimit / 2;
+    let room = this.#aheadLimit;
     let count = 0;
     for (const { blob, home } of blobs) {
-      if (this.#cache?.has(blob) !== true) {
-        room -= this.#typicalSize;
+      const here = this.#memory.has(blob);
+      if (here || this.#cache?.has(blob) !== true) {
+        const size = home?.length ?? this.#typicalSize;
+        room -= size;
         if (room < 0) return count;
-        if (!this.#memory.has(blob) && !this.#fetches.has(blob)) {
-          if (this.#prefetching >= PREFETCHES) return count;
+        if (!here && !this.#fetches.has(blob)) {
+          if (this.#prefetching >= PREFETCHES || this.#prefetchingBytes + size > this.#aheadLimit) return count;
           this.#prefetching++;
+          this.#prefetchingBytes += size;
           this.stats.prefetches++;
-          const { content, done } = this.#start(blob, AHEAD, home);
+          const { content, done } = this.#start(blob, AHEAD, home, this.#bringBlob(blob));
           content.catch(() => {});
-          done.then(() => this.#prefetching--);
+          done.then(() => {
+            this.#prefetching--;
+            this.#prefetchingBytes -= size;
+          });
         }
       }
       count++;
@@ -133,14 +173,23 @@ export class Fetcher {
    * length in bytes. Once the promise is settled, `target` is not written to any more.
    */
   async read(plan: readonly Segment[], target: Buffer): Promise<number> {
-    const parts: Promise<void>[] = [];
     let at = 0;
-    for (const segment of plan) {
-      parts.push(this.#readPart(segment, target, at));
-      at += segment.length;
-    }
-    for (const outcome of await Promise.allSettled(parts)) if (outcome.status === "rejected") throw outcome.reason;
+    const places = plan.map(({ length }) => {
+      at += length;
+      return target.subarray(at - length, at);
+    });
+    await this.#execute(plan, places, (parts) => {
+      for (const [index, part] of parts.entries()) if (part !== places[index]) part.copy(places[index]!);
+    });
     return at;
+  }
+
+  /**
+   * Executes a plan, and has `use` called once with its bytes, in as many pieces as the plan has segments.
+   * They are good until it returns.
+   */
+  async deliver(plan: readonly Segment[], use: (pieces: readonly Buffer[]) => void): Promise<void> {
+    await this.#execute(plan, [], use);
   }
 
   /** Waits until all that was fetched has reached the disk cache. */
@@ -160,55 +209,149 @@ export class Fetcher {
     await this.files?.close();
   }
 
-  async #readPart(segment: Segment, target: Buffer, at: number): Promise<void> {
-    if (segment.kind !== "blob") {
-      readSegment(segment, this.#cache, target, at);
-      return;
-    }
-    const held = this.#memory.get(segment.blob);
-    if (held !== undefined) {
-      this.stats.memoryHits++;
-      copyPart(held, segment, target, at);
-    } else if (readSegment(segment, this.#cache, target, at)) {
-      this.stats.diskHits++;
-    } else {
-      copyPart(await this.#demand(segment.blob, segment.home), segment, target, at);
+  /** @param places where the bytes of a segment that lies on this machine are to be put */
+  async #execute(
+    plan: readonly Segment[],
+    places: readonly Buffer[],
+    use: (pieces: readonly Buffer[]) => void,
+  ): Promise<void> {
+    const pins: Held[] = [];
+    const parts = plan.map((segment, index) => this.#part(segment, places[index], pins));
+    try {
+      const pieces: Buffer[] = [];
+      for (const outcome of await Promise.allSettled(parts)) {
+        if (outcome.status === "rejected") throw outcome.reason;
+        pieces.push(outcome.value);
+      }
+      use(pieces);
+    } finally {
+      for (const held of pins) this.#memory.unpin(held);
     }
   }
 
-  #demand(hash: Hash, home?: Home): Promise<Buffer> {
+  async #part(segment: Segment, place: Buffer | undefined, pins: Held[]): Promise<Buffer> {
+    const { length } = segment;
+    if (segment.kind === "blob") {
+      const { blob, offset, slice } = segment;
+      const whole = this.#pin(blob);
+      const held = whole ?? (slice && this.#pin(slice.file));
+      if (held !== undefined) {
+        pins.push(held);
+        this.stats.memoryHits++;
+        return partOf(held, whole === undefined ? offset - slice!.offset : offset, length, blob);
+      }
+    }
+    const target = place ?? Buffer.allocUnsafe(length);
+    if (segment.kind !== "blob") {
+      readSegment(segment, this.#cache, target, 0);
+      return target;
+    }
+    if (readSegment(segment, this.#cache, target, 0)) {
+      this.stats.diskHits++;
+      return target;
+    }
+    const { blob, offset, home, slice } = segment;
+    if (slice !== undefined && this.#isAlone(blob, slice)) {
+      const held = await this.#demandSlice(blob, slice);
+      if (held !== undefined) {
+        pins.push(held);
+        return partOf(held, offset - slice.offset, length, blob);
+      }
+    }
+    const held = await this.#demand(blob, home);
+    pins.push(held);
+    return partOf(held, offset, length, blob);
+  }
+
+  /** The content, where it is in memory: pinned, for the caller to unpin. */
+  #pin(hash: Hash): Held | undefined {
+    return this.#memory.pin(hash) ?? this.#memory.pinHeld(this.#fetches.get(hash)?.held);
+  }
+
+  /** True where a small file is to come without the rest of its blob, or is on its way so. */
+  #isAlone(blob: Hash, slice: Slice): boolean {
+    if (this.#fetches.has(blob)) return false;
+    return this.#fetches.has(slice.file) || this.#slices.isWanted(blob, slice);
+  }
+
+  /** Waits for a blob; what comes is pinned. */
+  async #demand(hash: Hash, home?: Home): Promise<Held> {
+    return (await this.#join(hash, home, this.#bringBlob(hash)))!;
+  }
+
+  /** The same for a small file's part of a blob, which is kept as a blob of its own; undefined where only the whole blob can be had. */
+  async #demandSlice(blob: Hash, { file, offset, length }: Slice): Promise<Held | undefined> {
+    const held = await this.#join(file, undefined, () => this.#blobs.getSlice(blob, offset, length, file));
+    this.#slices.learn(held !== undefined);
+    return held;
+  }
+
+  #join(hash: Hash, home: Home | undefined, bring: Bring): Promise<Held | undefined> {
     this.stats.storeHits++;
     const under = this.#fetches.get(hash);
-    if (under === undefined) return this.#start(hash, DEMAND, home).content;
-    if (!under.demanded && !under.started) this.#queue.setPriority(hash, DEMAND);
-    under.demanded = true;
+    if (under === undefined) {
+      const fetch = this.#start(hash, DEMAND, home, bring);
+      fetch.waiting++;
+      return fetch.content;
+    }
+    if (under.held !== undefined) return Promise.resolve(this.#memory.pinHeld(under.held));
+    if (under.waiting === 0 && !under.started) this.#queue.setPriority(hash, DEMAND);
+    under.waiting++;
     return under.content;
   }
 
-  #start(hash: Hash, priority: number, home: Home | undefined): Fetch {
-    const { promise, resolve, reject } = Promise.withResolvers<Buffer>();
-    const arrived = (content: Buffer): void => {
-      this.stats.fetches++;
-      this.stats.bytesFetched += content.length;
-      this.#typicalSize += (content.length - this.#typicalSize) / 8;
-      this.#memory.set(hash, content);
-      this.#fetches.delete(hash);
-      resolve(content);
+  #bringBlob(hash: Hash): Bring {
+    return () => this.#blobs.get(hash, this.#pool);
+  }
+
+  #start(hash: Hash, priority: number, home: Home | undefined, bring: Bring): Fetch {
+    const { promise, resolve, reject } = Promise.withResolvers<Held | undefined>();
+    const forget = (): void => {
+      if (this.#fetches.get(hash) === fetch) this.#fetches.delete(hash);
     };
     const fail = (error: unknown): void => {
-      if (this.#fetches.get(hash) === fetch) this.#fetches.delete(hash);
+      forget();
       reject(error);
     };
-    const demanded = priority === DEMAND;
-    const fetch: Fetch = { content: promise, done: Promise.resolve(), fail, demanded, started: false };
+    const fetch: Fetch = {
+      content: promise,
+      done: Promise.resolve(),
+      fail,
+      waiting: 0,
+      started: false,
+      held: undefined,
+    };
     this.#fetches.set(hash, fetch);
     const task = async (): Promise<void> => {
       fetch.started = true;
-      const content = await this.#blobs.get(hash);
-      arrived(content);
-      // Still in the queue's hands, so that a slow disk holds back fetching instead of filling memory.
-      const kept = await this.#cache?.insertAsync(hash, content, home);
-      if (kept && home !== undefined) this.files?.arrived(home.file, hash);
+      const reserved = priority === AHEAD ? (home?.length ?? this.#typicalSize) : 0;
+      this.#memory.reserve(reserved);
+      let content: Buffer | undefined;
+      try {
+        content = await bring();
+      } finally {
+        this.#memory.reserve(-reserved);
+      }
+      if (content === undefined) {
+        forget();
+        resolve(undefined);
+        return;
+      }
+      this.stats.fetches++;
+      this.stats.bytesFetched += content.length;
+      this.#typicalSize += (content.length - this.#typicalSize) / 8;
+      // A pin for each that waits, and one for the disk.
+      const held = this.#memory.hold(hash, content, fetch.waiting + 1);
+      fetch.held = held;
+      resolve(held);
+      try {
+        // Still in the queue's hands, so that a slow disk holds back fetching instead of filling memory.
+        const kept = await this.#cache?.insertAsync(hash, content, home);
+        if (kept && home !== undefined) this.files?.arrived(home.file, hash);
+      } finally {
+        forget();
+        this.#memory.unpin(held);
+      }
     };
     fetch.done = this.#queue.add(task, { priority, id: hash }).catch((error: unknown) => {
       this.stats.failures++;
@@ -218,8 +361,7 @@ export class Fetcher {
   }
 }
 
-function copyPart(content: Buffer, segment: Segment & { kind: "blob" }, target: Buffer, at: number): void {
-  const { blob, offset, length } = segment;
+function partOf({ content }: Held, offset: number, length: number, blob: Hash): Buffer {
   if (offset + length > content.length) throw beyondBlob(blob, offset, length, content.length);
-  content.copy(target, at, offset, offset + length);
+  return content.subarray(offset, offset + length);
 }

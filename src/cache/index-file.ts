@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { readdirSync, readlinkSync, renameSync, rmSync, statSync, symlinkSync } from "node:fs";
-import { basename, join } from "node:path";
+import { closeSync, readdirSync, readlinkSync, renameSync, rmSync, statSync, symlinkSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import Database from "better-sqlite3";
 import { isErrno } from "../cas/index.ts";
 import { type ContainerFiles, isFileContainer } from "./containers.ts";
@@ -33,14 +33,21 @@ export class IndexFile {
   readonly writable: boolean;
   readonly #database: Database.Database;
   readonly #pointer: string;
-  readonly #identity: string;
+  readonly #target: string | undefined;
+  readonly #identity: string | undefined;
 
-  private constructor(database: Database.Database, files: ContainerFiles, target: string, writable: boolean) {
+  /** @param target undefined for an index in memory */
+  private constructor(
+    database: Database.Database,
+    files: ContainerFiles,
+    target: string | undefined,
+    writable: boolean,
+  ) {
     this.#database = database;
     this.#pointer = pointerOf(files);
     this.writable = writable;
-    const info = statSync(join(files.directory, "index", target), { bigint: true });
-    this.#identity = `${info.dev}:${info.ino}`;
+    this.#target = target;
+    this.#identity = target === undefined ? undefined : identityOf(join(files.directory, "index", target));
     this.rows = new ResidencyIndex(database);
   }
 
@@ -62,12 +69,25 @@ export class IndexFile {
     }
   }
 
-  /** Opens the index for reading where that is possible without writing anything. */
+  /**
+   * Opens the index for reading; where that is not possible without writing anything, as where nobody
+   * else has it open, builds one in memory. Undefined where not even the containers can be listed.
+   */
   static openReadOnly(files: ContainerFiles): IndexFile | undefined {
     try {
       const target = targetOf(pointerOf(files));
-      return target === undefined ? undefined : IndexFile.#attach(files, target, false);
+      if (target !== undefined) return IndexFile.#attach(files, target, false);
     } catch {
+      // What is there cannot be used.
+    }
+    const database = new Database(":memory:");
+    try {
+      createTables(database);
+      const index = new IndexFile(database, files, undefined, false);
+      index.#addMissing(files);
+      return index;
+    } catch {
+      database.close();
       return undefined;
     }
   }
@@ -78,21 +98,20 @@ export class IndexFile {
     const pointer = pointerOf(files);
     const previous = targetOf(pointer);
     const target = `${randomBytes(8).toString("hex")}.sqlite`;
-    const database = new Database(join(files.directory, "index", target), { timeout: BUSY_MS });
+    const file = join(files.directory, "index", target);
+    // Its log and shared memory get the mode that it has.
+    closeSync(files.create(file));
+    const database = new Database(file, { timeout: BUSY_MS });
     try {
       database.pragma("journal_mode = WAL");
       setUp(database);
-      database.pragma(`application_id = ${APPLICATION_ID}`);
-      database.pragma(`user_version = ${VERSION}`);
-      for (const statement of SCHEMA) database.exec(statement);
-      database.exec("INSERT INTO total VALUES (1, 0)");
+      createTables(database);
       const index = new IndexFile(database, files, target, true);
-      const piecesOf = (name: string) => (isFileContainer(name) ? files.piecesOf(name) : undefined);
-      index.rows.addMissing([...files.list()], piecesOf);
+      index.#addMissing(files);
       const link = join(files.directory, "tmp", randomBytes(16).toString("hex"));
       symlinkSync(join("index", target), link);
       renameSync(link, pointer);
-      index.rows.addMissing([...files.list()], piecesOf);
+      index.#addMissing(files);
       if (previous !== undefined) removeIndexFile(files, previous);
       removeOld(files, target);
       return index;
@@ -118,8 +137,14 @@ export class IndexFile {
 
   /** False where the index was deleted or replaced since it was opened. */
   isCurrent(): boolean {
-    const info = statSync(this.#pointer, { bigint: true, throwIfNoEntry: false });
-    return info !== undefined && `${info.dev}:${info.ino}` === this.#identity;
+    // Links of others are read, not followed: in a directory that all may write to, the system may forbid it.
+    if (this.#target === undefined || targetOf(this.#pointer) !== this.#target) return false;
+    return identityOf(join(dirname(this.#pointer), "index", this.#target)) === this.#identity;
+  }
+
+  #addMissing(files: ContainerFiles): void {
+    const piecesOf = (name: string) => (isFileContainer(name) ? files.piecesOf(name) : undefined);
+    this.rows.addMissing([...files.list()], piecesOf);
   }
 
   close(): void {
@@ -153,6 +178,18 @@ function targetOf(pointer: string): string | undefined {
     if (isErrno(error, "ENOENT", "EINVAL")) return undefined;
     throw error;
   }
+}
+
+function identityOf(file: string): string | undefined {
+  const info = statSync(file, { bigint: true, throwIfNoEntry: false });
+  return info && `${info.dev}:${info.ino}`;
+}
+
+function createTables(database: Database.Database): void {
+  database.pragma(`application_id = ${APPLICATION_ID}`);
+  database.pragma(`user_version = ${VERSION}`);
+  for (const statement of SCHEMA) database.exec(statement);
+  database.exec("INSERT INTO total VALUES (1, 0)");
 }
 
 function setUp(database: Database.Database): void {

@@ -15,18 +15,33 @@ export interface Home {
   readonly length: number;
 }
 
+/** A small file's part of the blob that it shares with others: all of the file, and nothing else. */
+export interface Slice {
+  /** The file's content hash, which is the hash of just these bytes. */
+  readonly file: Hash;
+  /** In the blob. */
+  readonly offset: number;
+  readonly length: number;
+}
+
 /** A run of a file's bytes, and where they are. A plan is a list of them, one after the other. */
 export type Segment =
   /** In an open local file. Bytes beyond its end are zeros. */
   | { readonly kind: "file"; readonly fd: number; readonly offset: number; readonly length: number }
   | { readonly kind: "zeros"; readonly length: number }
-  /** In a blob, which may or may not be resident; `home` is for the blobs of files of `WHOLE_FILE` bytes or more. */
+  /** At hand. */
+  | { readonly kind: "bytes"; readonly bytes: Uint8Array; readonly length: number }
+  /**
+   * In a blob, which may or may not be resident; `home` is for the blobs of files of `WHOLE_FILE` bytes or
+   * more, `slice` for files that share a blob.
+   */
   | {
       readonly kind: "blob";
       readonly blob: Hash;
       readonly offset: number;
       readonly length: number;
       readonly home?: Home | undefined;
+      readonly slice?: Slice | undefined;
     };
 
 /** The last blob of a plan that starts at `offset` of a file, and where in the file the plan needs it. */
@@ -64,8 +79,14 @@ export function readSegment(segment: Segment, cache: DiskCache | undefined, targ
     case "file":
       readFile(segment.fd, segment.offset, segment.length, target, at);
       return true;
-    case "blob":
-      return cache?.read(segment.blob, segment.offset, segment.length, target, at) ?? false;
+    case "bytes":
+      target.set(segment.bytes, at);
+      return true;
+    case "blob": {
+      const { blob, offset, length, slice } = segment;
+      if (cache?.read(blob, offset, length, target, at)) return true;
+      return slice !== undefined && (cache?.read(slice.file, offset - slice.offset, length, target, at) ?? false);
+    }
   }
 }
 

@@ -3,8 +3,9 @@
 import { closeSync, fstatSync, read } from "node:fs";
 import { promisify } from "node:util";
 import { type Hash, hashOf, isErrno, MAX_BLOB_SIZE } from "../cas/index.ts";
-import { type DiskCache, stampOf } from "./disk-cache.ts";
+import type { DiskCache } from "./disk-cache.ts";
 import type { Piece } from "./piece-map.ts";
+import { stampOf } from "./stamp.ts";
 
 const readAsync = promisify(read);
 

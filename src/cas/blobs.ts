@@ -1,7 +1,9 @@
+import type { BufferPool } from "./buffer-pool.ts";
 import { againIfDamaged } from "./damage.ts";
 import { DamagedObjectError } from "./errors.ts";
-import { decodeFrame, encodeFrame, MAX_FRAME_SIZE } from "./frame.ts";
+import { decodeFrame, encodeFrame, HEADER_SIZE, MAX_FRAME_SIZE } from "./frame.ts";
 import { type Hash, hashOf } from "./hash.ts";
+import { isSettled, readCopy } from "./replicas/replicated-store.ts";
 import type { ObjectStore } from "./store.ts";
 
 /** Blobs in an object store: content of at most `MAX_BLOB_SIZE` bytes under its own hash, in its stored form. */
@@ -15,11 +17,22 @@ export class BlobStore {
   }
 
   /**
-   * The blob's content, verified against its hash. What is damaged is read again, because most damage
-   * happens on the way. Throws `ObjectNotFoundError` or `DamagedObjectError`.
+   * The blob's content, verified against its hash. What is damaged is read from another copy, where there
+   * is one, and again, because most damage happens on the way. Throws `ObjectNotFoundError` or `DamagedObjectError`.
+   *
+   * @param memory where memory for it may come from; the caller gives it back or not
    */
-  async get(hash: Hash): Promise<Buffer> {
-    return await againIfDamaged(() => this.#get(hash));
+  async get(hash: Hash, memory?: BufferPool): Promise<Buffer> {
+    return await againIfDamaged(() => readCopy(this.store, (copy, signal) => readBlob(copy, hash, signal, memory)));
+  }
+
+  /**
+   * `length` bytes at `offset` of the content of a blob that is stored uncompressed, in a request for these
+   * alone. Undefined where what comes does not have the hash `slice`: the blob is compressed, or damaged.
+   */
+  async getSlice(hash: Hash, offset: number, length: number, slice: Hash): Promise<Buffer | undefined> {
+    const bytes = await this.store.get(blobKey(hash), { offset: HEADER_SIZE + offset, length });
+    return hashOf(bytes) === slice ? bytes : undefined;
   }
 
   /** True where the blob is in the store; its bytes are not looked at. */
@@ -38,7 +51,7 @@ export class BlobStore {
    */
   async put(hash: Hash, content: Buffer): Promise<number> {
     if (this.#mayBeThere) {
-      if (await this.has(hash)) return 0;
+      if (await isSettled(this.store, blobKey(hash))) return 0;
       this.#mayBeThere = false;
     }
     const [header, body] = await encodeFrame(content);
@@ -46,21 +59,35 @@ export class BlobStore {
     this.#mayBeThere = true;
     return 0;
   }
+}
 
-  async #get(hash: Hash): Promise<Buffer> {
-    const key = blobKey(hash);
-    // A byte more than any blob has, so that a longer object is noticed without being read.
-    const frame = await this.store.get(key, { offset: 0, length: MAX_FRAME_SIZE + 1 });
-    let content: Buffer;
-    try {
-      content = await decodeFrame(frame);
-    } catch (error) {
-      throw new DamagedObjectError(this.store.url, key, (error as Error).message, error);
-    }
-    const actual = hashOf(content);
-    if (actual !== hash) throw new DamagedObjectError(this.store.url, key, `its content has the hash ${actual}`);
-    return content;
+/** The content of the blob in this store alone, verified. Throws `ObjectNotFoundError` or `DamagedObjectError`. */
+export async function readBlob(
+  store: ObjectStore,
+  hash: Hash,
+  signal?: AbortSignal,
+  memory?: BufferPool,
+): Promise<Buffer> {
+  const options = { ...(signal !== undefined && { signal }), ...(memory !== undefined && { memory }) };
+  // A byte more than any blob has, so that a longer object is noticed without being read.
+  const frame = await store.get(blobKey(hash), { offset: 0, length: MAX_FRAME_SIZE + 1 }, options);
+  const content = await verifyBlob(store, hash, frame);
+  if (content.buffer !== frame.buffer) memory?.give(frame);
+  return content;
+}
+
+/** The content of the stored form of a blob, verified. Throws `DamagedObjectError`. */
+export async function verifyBlob(store: ObjectStore, hash: Hash, frame: Buffer): Promise<Buffer> {
+  const key = blobKey(hash);
+  let content: Buffer;
+  try {
+    content = await decodeFrame(frame);
+  } catch (error) {
+    throw new DamagedObjectError(store.url, key, (error as Error).message, error);
   }
+  const actual = hashOf(content);
+  if (actual !== hash) throw new DamagedObjectError(store.url, key, `its content has the hash ${actual}`);
+  return content;
 }
 
 /** The key of a blob: `blobs/ab/abcd…`. */

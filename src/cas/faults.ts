@@ -8,7 +8,9 @@
  * Points about objects are named after the first segment of the key: `put.blobs`, `put.catalogs`,
  * `put.bundles`, `put.refs`, `put.repos` for the moment before an object appears, with `.done` for the
  * moment after, and `delete.blobs` and so on. `change` is the moment after a mount's daemon made, removed or
- * renamed something, before the kernel is told.
+ * renamed something, before the kernel is told. In a commit of a mount that goes on, `freeze` and `freeze.done` are around the
+ * step that freezes a layer, `commit.made` is when its bundle and label are there and it is not noted yet, and
+ * `rebase` and `rebase.done` are around what makes the mount stand on that bundle.
  */
 
 interface Fault {

@@ -8,7 +8,8 @@ export const MAX_BLOB_SIZE = 8 * 1024 * 1024;
 
 /** `DMBL`: the first bytes of every stored blob. */
 const MAGIC = Buffer.from("DMBL", "latin1");
-const HEADER_SIZE = 8;
+/** Bytes before the body of a stored blob. */
+export const HEADER_SIZE = 8;
 /** The longest stored form of a blob, in bytes: compression is kept only where it saves. */
 export const MAX_FRAME_SIZE = HEADER_SIZE + MAX_BLOB_SIZE;
 const VERSION = 1;

@@ -1,5 +1,7 @@
 /** The object store seam: what every place that keeps objects offers, and all that the rest knows of it. */
 
+import type { BufferPool } from "./buffer-pool.ts";
+
 /** Where an object's bytes come from: memory, in one piece or in several that follow each other, or a whole file on disk. */
 export type ObjectBody = Uint8Array | readonly Uint8Array[] | { readonly file: string };
 
@@ -15,6 +17,14 @@ export interface ByteRange {
 export interface RequestOptions {
   /** Ends the request early where the store can; the promise then rejects with the signal's reason or `unavailable`. */
   readonly signal?: AbortSignal;
+  /** Where the memory for a large answer may come from. It is the caller's, to give back or not. */
+  readonly memory?: BufferPool;
+}
+
+/** How an object is read. */
+export interface GetOptions extends RequestOptions {
+  /** Throws "changed" where the object is another one than this state tells of; buckets only, see `openBucket`. */
+  readonly ifVersion?: string;
 }
 
 /** An object as a listing or a `head` shows it. */
@@ -22,6 +32,18 @@ export interface ObjectInfo {
   readonly key: string;
   /** Stored size in bytes. */
   readonly size: number;
+  /** What else is known of an object of a bucket; see `openBucket`. */
+  readonly state?: ObjectState;
+}
+
+/** What a bucket tells of an object that Datamon did not put there. */
+export interface ObjectState {
+  /** Another one whenever the object is put: its generation, or its ETag. */
+  readonly version: string;
+  /** When it was put, in milliseconds since 1970. */
+  readonly modified: number;
+  /** Of all its bytes, in base64; undefined where the store has none. Listings of S3 never tell. */
+  readonly checksum?: { readonly kind: "crc32" | "crc32c"; readonly value: string };
 }
 
 /** How an object is put. */
@@ -48,7 +70,7 @@ export interface ObjectStore {
   readonly url: string;
 
   /** The object's bytes, or a run of them. Throws `ObjectNotFoundError`. */
-  get(key: string, range?: ByteRange, options?: RequestOptions): Promise<Buffer>;
+  get(key: string, range?: ByteRange, options?: GetOptions): Promise<Buffer>;
 
   /**
    * Stores an object whole and durably before it resolves. With `ifAbsent`, an object that is there
@@ -72,10 +94,11 @@ export interface ObjectStore {
 }
 
 /** Every object below `prefix`, in key order, fetched page by page. */
-export async function* listAll(store: ObjectStore, prefix: string): AsyncGenerator<ObjectInfo> {
+export async function* listAll(store: ObjectStore, prefix: string, signal?: AbortSignal): AsyncGenerator<ObjectInfo> {
+  const within = signal === undefined ? {} : { signal };
   let after: string | undefined;
   for (;;) {
-    const page = await store.list(prefix, after === undefined ? {} : { after });
+    const page = await store.list(prefix, after === undefined ? within : { ...within, after });
     if (page.length === 0) return;
     yield* page;
     after = page[page.length - 1]?.key;

@@ -1,7 +1,8 @@
 import { join } from "node:path";
 import { type Command, Option } from "commander";
 import { DatamonError } from "../cas/index.ts";
-import type { MountOptions, MountOutcome, MountReport, MountStatus, OpenMode } from "../fs/index.ts";
+import type { MountOptions, MountOutcome, MountReport, MountStatus, OnConflict, OpenMode } from "../fs/index.ts";
+import { withOnConflict } from "./commit.ts";
 import {
   cacheDirectoryOf,
   checkNewLabel,
@@ -25,7 +26,7 @@ import {
 
 /** `datamon mount`, `datamon mount list`, `datamon unmount`. */
 export function registerMount(program: Command): void {
-  const mount = withScratchFlags(withMountFlags(program.command("mount")))
+  const mount = withOnConflict(withScratchFlags(withMountFlags(program.command("mount"))))
     .description("show a bundle as ordinary files")
     .argument("<bundle>", "REPO, REPO@LABEL or REPO@BUNDLE-ID (default: the repo's newest bundle)")
     .argument("[dir]", "where: an empty directory, made where it is missing")
@@ -57,9 +58,10 @@ Examples:
           return;
         }
         if (directory === undefined) throw new DatamonError("usage", "missing required argument 'dir'");
-        const { message, label, scratchDir, scratchSize } = options;
-        if (options.rw !== true && [message, label, scratchDir, scratchSize].some((flag) => flag !== undefined)) {
-          throw new DatamonError("usage", "--message, --label and --scratch-… are for a new bundle", {
+        const { message, label, onConflict, scratchDir, scratchSize } = options;
+        const forNew = [message, label, onConflict, scratchDir, scratchSize];
+        if (options.rw !== true && forNew.some((flag) => flag !== undefined)) {
+          throw new DatamonError("usage", "--message, --label, --on-conflict and --scratch-… are for a new bundle", {
             hint: "Add --rw for a writable mount.",
           });
         }
@@ -89,15 +91,15 @@ Examples:
       else for (const line of reportLines(report)) printLine(line);
     });
 
-  program
-    .command("unmount")
+  withOnConflict(program.command("unmount"))
     .description("take a mount away; a writable one is committed first and the new bundle's id printed")
     .argument("<dir>", "the mounted directory")
-    .addHelpText("after", "\nExample:\n  datamon unmount /mnt/birds")
-    .action(async (directory: string) => {
+    .option("--no-commit", "leave the changes of a writable mount in its scratch")
+    .addHelpText("after", "\nExamples:\n  datamon unmount /mnt/birds\n  datamon unmount --no-commit /mnt/birds")
+    .action(async (directory: string, { commit, onConflict }: { commit: boolean; onConflict?: OnConflict }) => {
       const { unmount } = await import("../fs/index.ts");
       const onCommit = () => say("committing the changes …");
-      printOutcome(await unmount({ home: homeDirectory(), directory, onCommit }));
+      printOutcome(await unmount({ home: homeDirectory(), directory, commit, onConflict, onCommit }));
     });
 }
 
@@ -105,8 +107,10 @@ Examples:
 export interface MountFlags {
   cacheDir?: string;
   cacheSize?: number;
+  prefetch?: number;
   channel?: "kernel" | "fuse-native";
   allowOther?: boolean;
+  allowAll?: boolean;
   openMode?: OpenMode | "auto";
   giveUpAfter?: number;
   daemon?: string;
@@ -117,6 +121,7 @@ export interface MountFlags {
 export interface NewBundleFlags {
   message?: string;
   label?: string;
+  onConflict?: OnConflict;
   scratchDir?: string;
   scratchSize?: number;
 }
@@ -133,8 +138,10 @@ export function withMountFlags(command: Command): Command {
   return command
     .option("--cache-dir <dir>", "directory for cached data (default: the configuration's)")
     .option("--cache-size <size>", "how much it may hold, such as 20G", parseSize)
+    .option("--prefetch <size>", "memory for content that is fetched ahead; 0 for none (default: 64M)", parseSize)
     .addOption(new Option("--channel <kind>", "how to speak to the kernel").choices(["kernel", "fuse-native"]))
-    .option("--allow-other", "let other users see the mount")
+    .option("--allow-other", "let other users see the mount, with the permissions that its files give")
+    .option("--allow-all", "let every user do everything on the mount, whatever owners and modes say")
     .addOption(
       new Option("--open-mode <mode>", "how files are opened: by what is mounted, or as said").choices([
         "auto",
@@ -200,13 +207,16 @@ export async function mountBundle(request: MountRequest, foreground: boolean): P
     resume: request.resume,
     message: flags.message,
     label: flags.label,
+    onConflict: flags.onConflict,
     scratchDirectory: flags.scratchDir,
     scratchSize: flags.scratchSize,
     home: homeDirectory(),
     cacheDirectory: flags.cacheDir ?? cacheDirectoryOf(context.config.cache),
     cacheSize: flags.cacheSize,
+    prefetch: flags.prefetch,
     channel: flags.channel,
     allowOther: flags.allowOther,
+    allowAll: flags.allowAll,
     openMode: flags.openMode === "auto" ? undefined : flags.openMode,
     id: flags.daemon,
     supervision,
@@ -232,8 +242,8 @@ export async function mountBundle(request: MountRequest, foreground: boolean): P
 
 /** What mounts a scratch again: the bundle that it belongs to, with its changes. */
 async function resumption(id: string, directory: string, flags: MountFlags & NewBundleFlags): Promise<MountRequest> {
-  const { message, label, scratchDir, scratchSize } = flags;
-  if ([message, label, scratchDir, scratchSize].some((flag) => flag !== undefined)) {
+  const { message, label, onConflict, scratchDir, scratchSize } = flags;
+  if ([message, label, onConflict, scratchDir, scratchSize].some((flag) => flag !== undefined)) {
     throw new DatamonError("usage", "a scratch has its message, label and place from the mount that made it", {
       hint: "Give others when it is committed: datamon scratch commit --message TEXT --label NAME ID",
     });
@@ -249,6 +259,11 @@ async function resumption(id: string, directory: string, flags: MountFlags & New
 function printOutcome(outcome: MountOutcome): void {
   if (outcome.kind === "committed") printLine(`bundle: ${outcome.bundle}`);
   else if (outcome.kind === "unchanged") say("nothing was changed, so there is no new bundle");
+  else if (outcome.kind === "kept") {
+    say(
+      `the changes are kept in scratch ${outcome.scratch}; commit them with: datamon scratch commit ${outcome.scratch}`,
+    );
+  }
 }
 
 /** Splits `REPO`, `REPO@LABEL` or `REPO@BUNDLE-ID`. */
@@ -269,7 +284,7 @@ function mountLine(mount: MountStatus): string {
 }
 
 function reportLines(report: MountReport): string[] {
-  const { tiers, fetched, requests } = report;
+  const { tiers, fetched, requests, stores, replicas } = report;
   const hits = ({ hits, misses }: { hits: number; misses: number }) =>
     `${formatCount(hits)} of ${formatCount(hits + misses)}`;
   const columns = (name: string, ...numbers: string[]) =>
@@ -286,9 +301,22 @@ function reportLines(report: MountReport): string[] {
     `found in memory: ${hits(tiers.memory)}`,
     `found in the store: ${hits(tiers.store)}`,
     `fetched: ${plural(fetched.blobs, "blob")} (${formatCount(fetched.ahead)} ahead), ${formatBytes(fetched.bytes)}`,
+    ...stores.map(storeLine),
+    ...replicas.map(replicaLine),
     columns("request", "count", "p50 µs", "p90 µs", "p99 µs"),
     ...requests.map(({ request, count, p50Us, p90Us, p99Us }) =>
       columns(request, formatCount(count), ...[p50Us, p90Us, p99Us].map((time) => time.toFixed(1))),
     ),
   ];
+}
+
+function storeLine({ request, count, failures, bytes, meanMs, slowestMs }: MountReport["stores"][number]): string {
+  const times = `${meanMs.toFixed(1)} ms on average, ${slowestMs.toFixed(1)} at most`;
+  return `sent to stores: ${formatCount(count)} ${request}, ${plural(failures, "failure")}, ${formatBytes(bytes)}, ${times}`;
+}
+
+function replicaLine({ url, answers, failures, missed, lastFailure }: MountReport["replicas"][number]): string {
+  const state = `store ${url}: ${answers ? "answers" : "does not answer"}`;
+  if (failures === 0 && missed === 0) return state;
+  return `${state}, ${plural(failures, "failure")}, lacks ${plural(missed, "object")} of this mount; last: ${lastFailure}`;
 }

@@ -1,6 +1,7 @@
-import { join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import type { Command } from "commander";
-import type { ScratchStatus } from "../fs/index.ts";
+import type { OnConflict, Scratch, ScratchStatus } from "../fs/index.ts";
+import { withOnConflict } from "./commit.ts";
 import { cacheDirectoryOf, checkNewLabel, homeDirectory, interruptSignal, openConfiguredContext } from "./context.ts";
 import {
   formatBytes,
@@ -27,16 +28,15 @@ export function registerScratch(program: Command): void {
       await printList(found, options, scratchLine, scratchJson);
     });
 
-  scratch
-    .command("commit")
+  withOnConflict(scratch.command("commit"))
     .description("make a bundle of the changes that a mount left behind")
-    .argument("<id>", "the scratch")
+    .argument("<id>", "the scratch, or its directory where it came from another machine")
     .option("--message <text>", "what the bundle says of itself (default: what the mount was given)")
     .option("--label <name>", "a label for the bundle (default: what the mount was given)")
     .addHelpText("after", "\nExample:\n  datamon scratch commit 3f2a9c01")
-    .action(async (id: string, options: { message?: string; label?: string }) => {
-      const { commitScratch, discardScratch, getScratch } = await import("../fs/index.ts");
-      const scratch = await getScratch(scratchRoot(), id);
+    .action(async (id: string, options: { message?: string; label?: string; onConflict?: OnConflict }) => {
+      const { commitScratch, discardScratch } = await import("../fs/index.ts");
+      const scratch = await scratchOf(id);
       await checkNewLabel(options.label);
       const context = await openConfiguredContext();
       const progress = await Progress.start("Committing");
@@ -60,14 +60,20 @@ export function registerScratch(program: Command): void {
   scratch
     .command("discard")
     .description("throw the changes away")
-    .argument("<id>", "the scratch")
+    .argument("<id>", "the scratch, or its directory where it came from another machine")
     .addHelpText("after", "\nExample:\n  datamon scratch discard 3f2a9c01")
     .action(async (id: string) => {
-      const { discardScratch, getScratch } = await import("../fs/index.ts");
-      const scratch = await getScratch(scratchRoot(), id);
+      const { discardScratch } = await import("../fs/index.ts");
+      const scratch = await scratchOf(id);
       await discardScratch(scratch);
       say(`discarded scratch ${scratch.id}`);
     });
+}
+
+/** A scratch of this user's, or by its path one that a container left on a volume. */
+async function scratchOf(id: string): Promise<Scratch> {
+  const { getScratch } = await import("../fs/index.ts");
+  return id.includes("/") ? await getScratch(dirname(resolve(id)), basename(id)) : await getScratch(scratchRoot(), id);
 }
 
 function scratchRoot(): string {

@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
-import { bytesOf, DatamonError, display, ioError } from "../cas/index.ts";
+import { bytesOf, DatamonError, display, ioError, isBucketUrl } from "../cas/index.ts";
 import type { DiffEntry, DiffSide } from "../fs/index.ts";
 import type { Bundle, Context } from "../meta/index.ts";
 import {
@@ -30,13 +30,13 @@ import { Progress } from "./progress.ts";
 /** `datamon bundle upload`. */
 export function registerUpload(bundle: Command): void {
   withOutput(bundle.command("upload"))
-    .description("make a bundle of a folder")
+    .description("make a bundle of a folder, or of what lies in a bucket")
     .requiredOption("--repo <name>", "the repo")
-    .option("--path <dir>", "the folder")
+    .option("--path <dir or url>", "the folder, or a bucket with a prefix: gs://bucket/prefix or s3://bucket/prefix")
     .option("--folder <dir>", "the same as --path")
     .requiredOption("--message <text>", "what the bundle says of itself")
     .option("--label <name>", "a label for the bundle")
-    .option("--files <list>", "a file with the paths to upload, one a line, relative to the folder")
+    .option("--files <list>", "a file with the paths to upload, one a line, relative to the folder or prefix")
     .option("--name-filter <regexp>", "upload only paths that match")
     .option("--skip-on-error", "leave out files that cannot be read, with a warning each")
     .option("--concurrency-factor <number>", "objects to put at once", wholeNumber(1))
@@ -45,17 +45,20 @@ export function registerUpload(bundle: Command): void {
       `
 Examples:
   datamon bundle upload --repo birds --path ./birds --message "first" --label v1
-  datamon bundle upload --repo birds --path ./birds --message "tables only" --name-filter '\\.csv$'`,
+  datamon bundle upload --repo birds --path ./birds --message "tables only" --name-filter '\\.csv$'
+  datamon bundle upload --repo birds --path gs://field-data/birds --message "from the field"
+  datamon bundle upload --repo birds --path 's3://field-data/birds?region=eu-central-1' --message "from the field"`,
     )
     .action(async (options: UploadFlags & OutputOptions) => {
-      const { countTree, parseFileList, uploadTree } = await import("../fs/index.ts");
+      const { countTree, parseFileList, storeRequests, uploadTree } = await import("../fs/index.ts");
       const path = folderOf(options);
       const files = options.files === undefined ? undefined : parseFileList(await readListFile(options.files));
       const filter = filterOf(options);
       await checkNewLabel(options.label);
       const context = await openConfiguredContext();
       const progress = await Progress.start("Uploading");
-      if (filter === undefined && files === undefined) progress.expect((signal) => countTree(path, signal));
+      if (filter === undefined && files === undefined && !isBucketUrl(path))
+        progress.expect((signal) => countTree(path, signal));
       try {
         const result = await uploadTree(context, {
           repo: options.repo,
@@ -76,8 +79,10 @@ Examples:
         const left = failed === 0 ? "" : `; left out ${plural(failed, "entry", "entries")}`;
         say(`Uploaded ${progress.summary()}; ${formatBytes(stats.bytesPut)} new in the store${left}`);
         if (options.label !== undefined) say(`set label '${options.label}'`);
-        if (options.output === "json") printJson({ ...result.bundle, failed, skipped: result.skipped, stats });
-        else printLine(`Uploaded bundle id:${result.bundle.id}`);
+        if (options.output === "json") {
+          const stores = storeRequests(context.requests);
+          printJson({ ...result.bundle, failed, skipped: result.skipped, stats, stores });
+        } else printLine(`Uploaded bundle id:${result.bundle.id}`);
       } finally {
         progress.stop();
       }

@@ -1,7 +1,7 @@
 /** What snapshots and overlays read from a bundle's catalog, in the terms of the namespace seam. */
 
-import { type FileLayout, type Home, type Segment, WHOLE_FILE } from "../cache/index.ts";
-import { type ByteString, bytesOf, type Extent } from "../cas/index.ts";
+import { type FileLayout, type Home, type Segment, type Slice, WHOLE_FILE } from "../cache/index.ts";
+import { type ByteString, bytesOf, type Extent, LARGE_FILE } from "../cas/index.ts";
 import { Catalog, type Dentry, type Inode } from "../meta/index.ts";
 import { FsError } from "./errno.ts";
 import type { Attr } from "./namespace.ts";
@@ -82,7 +82,8 @@ export class CatalogBase implements Base {
       const offset = extent.offset + from - extent.start;
       const segment = { kind: "blob", blob: extent.blob, offset, length: to - from } as const;
       const home = homeOf(file, extent);
-      plan.push(home === undefined ? segment : { ...segment, home });
+      const slice = home === undefined ? sliceOf(file, extent) : undefined;
+      plan.push({ ...segment, ...(home !== undefined && { home }), ...(slice !== undefined && { slice }) });
       at = to;
     }
     addZeros(plan, end - at);
@@ -119,6 +120,13 @@ export class CatalogBase implements Base {
 /** Where the blob of an extent belongs in the container of its file, where that is a large one. */
 export function homeOf({ hash, size }: Inode, { start, offset, length }: Extent): Home | undefined {
   return size < WHOLE_FILE || hash === undefined || offset !== 0 ? undefined : { file: hash, size, start, length };
+}
+
+/** A small file's own part of the blob that it shares with others. */
+function sliceOf({ hash, size }: Inode, { start, offset, length }: Extent): Slice | undefined {
+  return size >= LARGE_FILE || hash === undefined || start !== 0 || length !== size
+    ? undefined
+    : { file: hash, offset, length };
 }
 
 /** What a file is made of, where it is one that is assembled in the disk cache. */

@@ -17,7 +17,8 @@ import type { Attributes, Catalog, CatalogWriter, Inode } from "../meta/index.ts
 import { isDirectory, isRegular, isSymlink, S_IFMT } from "./base.ts";
 import { ROOT_INO } from "./namespace.ts";
 import type { InodeRow } from "./overlay/journal.ts";
-import type { OverlayParts } from "./overlay/overlay.ts";
+import type { Layer } from "./overlay/layer.ts";
+import { isKept } from "./overlay/leftovers.ts";
 
 const PAGE = 1000;
 
@@ -37,19 +38,20 @@ export type Placing =
     }
   | { readonly kind: "changed"; readonly ino: number };
 
-/** A directory whose entries in the journal are to be added. Numbers differ for directories that are new. */
+/** A directory whose entries in the journal are to be added. Numbers may differ for directories that are new. */
 interface Directory {
   readonly overlayIno: number;
   readonly ino: number;
 }
 
 /**
- * Brings the differences of an overlay into a catalog. Inodes of the base keep their numbers; new
- * ones get theirs directory by directory, in path order. All of `sources` is to be consumed, each
+ * Brings the differences of a layer into a catalog. Inodes of the base keep their numbers; new ones
+ * get theirs directory by directory, in path order, so that readers who go through the tree find
+ * what follows, or keep the layer's where another layer stands on it. All of `sources` is to be consumed, each
  * content given to `placed`, and then `finish` called.
  */
 export class TreeEdit {
-  readonly #overlay: OverlayParts;
+  readonly #layer: Layer;
   readonly #base: Catalog | undefined;
   readonly #writer: CatalogWriter;
   readonly #fetcher: Fetcher;
@@ -59,21 +61,24 @@ export class TreeEdit {
   readonly #linked = new Map<number, number>();
   /** Further names of those, added when they are all there. */
   readonly #links: { parent: number; name: ByteString; ino: number }[] = [];
+  readonly #keepNumbers: boolean;
   #changesRoot = false;
+  #changesNames = false;
 
   constructor(
-    overlay: OverlayParts,
+    layer: Layer,
     base: Catalog | undefined,
     writer: CatalogWriter,
     fetcher: Fetcher,
-    warn: (text: string) => void = () => {},
+    { keepNumbers, warn = () => {} }: { keepNumbers: boolean; warn?: ((text: string) => void) | undefined },
   ) {
-    this.#overlay = overlay;
+    this.#keepNumbers = keepNumbers;
+    this.#layer = layer;
     this.#base = base;
     this.#writer = writer;
     this.#fetcher = fetcher;
     this.#warn = warn;
-    this.#lastBaseIno = overlay.inodes.lastBaseIno;
+    this.#lastBaseIno = layer.inodes.lastBaseIno;
   }
 
   /**
@@ -82,6 +87,11 @@ export class TreeEdit {
    */
   get changesRoot(): boolean {
     return this.#changesRoot;
+  }
+
+  /** True once `sources` is through where a name leads to another inode than in the base, be it an equal one. */
+  get changesNames(): boolean {
+    return this.#changesNames;
   }
 
   /** Makes every change that needs no content, and gives the files whose content is to be stored. */
@@ -105,7 +115,7 @@ export class TreeEdit {
   /** Directories of the base with entries in the journal. */
   *#changedDirectories(): Generator<number> {
     for (let after = 0; ; ) {
-      const page = this.#overlay.inodes.journal.directories(after, PAGE);
+      const page = this.#layer.inodes.journal.directories(after, PAGE);
       for (const ino of page) {
         if (ino > this.#lastBaseIno) return;
         yield ino;
@@ -117,7 +127,7 @@ export class TreeEdit {
 
   *#entries(parent: number): Generator<{ name: ByteString; ino: number | undefined }> {
     for (let after: ByteString | undefined; ; ) {
-      const page = this.#overlay.inodes.journal.dentries(parent, after, PAGE);
+      const page = this.#layer.inodes.journal.dentries(parent, after, PAGE);
       yield* page;
       if (page.length < PAGE) return;
       after = page[page.length - 1]!.name;
@@ -128,20 +138,24 @@ export class TreeEdit {
   #removeNames(): void {
     for (const parent of this.#changedDirectories()) {
       for (const { name } of this.#entries(parent)) {
-        if (this.#base?.lookup(parent, name) !== undefined) this.#writer.unlink(parent, name);
+        if (this.#base?.lookup(parent, name) === undefined) continue;
+        this.#writer.unlink(parent, name);
+        this.#changesNames = true;
       }
     }
   }
 
   async *#changedInodes(): AsyncGenerator<{ tag: Placing; source: Source }> {
-    for (const row of this.#overlay.inodes.journal.inodes(ROOT_INO, this.#lastBaseIno)) {
+    for (const row of this.#layer.inodes.journal.inodes(ROOT_INO, this.#lastBaseIno)) {
       const inode = this.#base?.inode(row.ino);
+      // Open without a name, or of a kind that no bundle holds.
+      if (row.nlink === 0 || (inode === undefined && row.ino !== ROOT_INO)) continue;
       const attributes = this.#attributes(row);
       if (inode === undefined || !sameAttributes(attributes, inode)) this.#writer.setAttributes(row.ino, attributes);
       if (row.ino === ROOT_INO && inode !== undefined) {
         this.#changesRoot = !sameAttributes({ ...attributes, mtimeNs: inode.mtimeNs }, inode);
       }
-      if (!isRegular(row.mode) || !this.#overlay.contents.isChanged(row)) continue;
+      if (!isRegular(row.mode) || !this.#layer.contents.isChanged(row)) continue;
       yield { tag: { kind: "changed", ino: row.ino }, source: await this.#source(row) };
     }
   }
@@ -152,11 +166,12 @@ export class TreeEdit {
     for (let directory = stack.pop(); directory !== undefined; directory = stack.pop()) {
       const subdirectories: Directory[] = [];
       const { overlayIno, ino: parent } = directory;
-      const count = this.#overlay.inodes.journal.countDentries(overlayIno, this.#lastBaseIno);
-      let next = count === 0 ? 0 : this.#writer.reserve(count);
+      const count = this.#layer.inodes.journal.countDentries(overlayIno, this.#lastBaseIno);
+      let next = count === 0 || this.#keepNumbers ? 0 : this.#writer.reserve(count);
       for (const { name, ino } of this.#entries(overlayIno)) {
         if (ino === undefined) continue;
-        if (ino <= this.#lastBaseIno) {
+        if (ino <= this.#lastBaseIno && this.#base?.inode(ino) !== undefined) {
+          this.#changesNames = true;
           this.#writer.link(parent, name, ino);
           continue;
         }
@@ -165,19 +180,22 @@ export class TreeEdit {
           this.#links.push({ parent, name, ino: known });
           continue;
         }
-        const row = this.#overlay.inodes.row(ino)!;
+        const row = this.#layer.inodes.row(ino)!;
+        if (!isKept(row.mode)) {
+          this.#warn(`${display(name)} is ${typeName(row.mode)} and is not kept`);
+          continue;
+        }
+        this.#changesNames = true;
+        if (this.#keepNumbers) next = ino;
         const attributes = this.#attributes(row);
         if (isDirectory(row.mode)) {
           this.#writer.addDirectory(parent, name, next, attributes);
           subdirectories.push({ overlayIno: ino, ino: next });
         } else if (isSymlink(row.mode)) {
           this.#writer.addSymlink(parent, name, next, attributes, row.target!);
-        } else if (isRegular(row.mode)) {
+        } else {
           const tag: Placing = { kind: "new", parent, name, ino: next, attributes };
           yield { tag, source: await this.#source(row) };
-        } else {
-          this.#warn(`${display(name)} is ${typeName(row.mode)} and is not kept`);
-          continue;
         }
         if (row.nlink > 1 && !isDirectory(row.mode)) this.#linked.set(ino, next);
         next++;
@@ -187,14 +205,14 @@ export class TreeEdit {
   }
 
   #attributes(row: InodeRow): Attributes {
-    const { mode, uid, gid, mtimeNs } = this.#overlay.inodes.attr(row.ino);
-    const xattrs = row.ownXattrs ? this.#overlay.inodes.journal.xattrs(row.ino) : this.#base?.inode(row.ino)?.xattrs;
+    const { mode, uid, gid, mtimeNs } = this.#layer.inodes.attr(row.ino);
+    const xattrs = row.ownXattrs ? this.#layer.inodes.journal.xattrs(row.ino) : this.#base?.inode(row.ino)?.xattrs;
     return { mode, uid, gid, mtimeNs, ...(xattrs !== undefined && xattrs.size > 0 && { xattrs }) };
   }
 
   /** Where the content of a file with a row is to be read. */
   async #source(row: InodeRow): Promise<Source> {
-    const { inodes } = this.#overlay;
+    const { inodes } = this.#layer;
     const { ino, baseSize } = row;
     const size = inodes.attr(ino).size;
     if (size === 0) return { kind: "bytes", bytes: Buffer.alloc(0) };
@@ -219,7 +237,7 @@ export class TreeEdit {
 
   async #read(ino: number, offset: number, length: number): Promise<Buffer> {
     const bytes = Buffer.allocUnsafe(length);
-    const count = await this.#fetcher.read(this.#overlay.contents.plan(ino, offset, length), bytes);
+    const count = await this.#fetcher.read(this.#layer.contents.plan(ino, offset, length), bytes);
     return bytes.subarray(0, count);
   }
 }

@@ -73,7 +73,9 @@ export async function becomeSupervisor(home: string, args: readonly string[], ca
 /** Its end and its report are to be asked for in the same turn, or they might come unnoticed. */
 function spawnDaemon(home: string, id: string, args: readonly string[], care: Care | undefined): ChildProcess {
   const [program, ...rest] =
-    care === undefined ? daemonCommand([...args, "--daemon", id]) : supervisorCommand(home, id, args, care, false);
+    care === undefined
+      ? daemonCommand(withFlags(args, "--daemon", id))
+      : supervisorCommand(home, id, args, care, false);
   const log = openSync(logFile(home, id), "a", 0o600);
   try {
     return spawn(program as string, rest, {
@@ -92,6 +94,12 @@ function daemonCommand(args: readonly string[]): string[] {
   return [process.execPath, ...process.execArgv, entry, ...args];
 }
 
+/** Adds flags where they are read as such: after a `--` words are arguments. */
+function withFlags(args: readonly string[], ...flags: string[]): string[] {
+  const end = args.indexOf("--");
+  return end === -1 ? [...args, ...flags] : [...args.slice(0, end), ...flags, ...args.slice(end)];
+}
+
 function supervisorCommand(
   home: string,
   id: string,
@@ -99,7 +107,7 @@ function supervisorCommand(
   { deaths }: Care,
   foreground: boolean,
 ): string[] {
-  const command = daemonCommand([...args, "--daemon", id, "--supervised"]);
+  const command = daemonCommand(withFlags(args, "--daemon", id, "--supervised"));
   const task: SupervisorTask = { command, log: logFile(home, id), deaths, foreground };
   const program = join(import.meta.dirname, "supervision", `supervisor${extname(import.meta.url)}`);
   return [process.execPath, program, JSON.stringify(task)];

@@ -25,6 +25,8 @@ const outcomeSchema = z.discriminatedUnion("kind", [
   /** A writable mount ended and nothing had been changed. */
   z.object({ kind: z.literal("unchanged") }),
   z.object({ kind: z.literal("committed"), bundle: z.string() }),
+  /** A writable mount ended and was not to be committed: its changes stay in that scratch. */
+  z.object({ kind: z.literal("kept"), scratch: z.string() }),
   failureSchema,
 ]);
 
@@ -75,6 +77,11 @@ export function recordDirectory(home: string, id: string): string {
 /** The file in which a mount's daemon tells what it meets. */
 export function logFile(home: string, id: string): string {
   return join(recordDirectory(home, id), "log");
+}
+
+/** The file whose presence tells a mount's daemon to leave the changes in the scratch when the mount ends. */
+export function keepFile(home: string, id: string): string {
+  return join(recordDirectory(home, id), "keep");
 }
 
 /** Makes the directory of a new mount's record and returns the mount's id, eight hexadecimal digits. */

@@ -1,18 +1,12 @@
-/**
- * What a mount has done, asked of its daemon from outside: a socket `control.sock` beside the mount's
- * record answers every connection with one JSON document.
- */
+/** What a mount has done, as its daemon tells when it is asked. */
 
-import { closeSync, openSync, rmSync } from "node:fs";
-import { createConnection, createServer } from "node:net";
-import { join } from "node:path";
-import { text } from "node:stream/consumers";
-import { setTimeout } from "node:timers/promises";
 import * as z from "zod/mini";
 import type { FetcherStats } from "../cache/index.ts";
-import { DatamonError, ioError, isErrno } from "../cas/index.ts";
+import type { ReplicaStatus, StoreMetrics } from "../cas/index.ts";
 import type { ChannelCounts } from "./channels/channel.ts";
-import { isServed, type MountRecord, recordDirectory } from "./mount-record.ts";
+import { askDaemon } from "./mount-control.ts";
+import type { MountRecord } from "./mount-record.ts";
+import { storeRequests, storeRequestsSchema } from "./store-requests.ts";
 
 const count = z.number();
 
@@ -35,13 +29,31 @@ const statisticsSchema = z.object({
   tiers: z.object({ disk: tierSchema, memory: tierSchema, store: tierSchema }),
   /** Blobs that came from the store, how many of them before they were asked for, and their bytes. */
   fetched: z.object({ blobs: count, ahead: count, bytes: count, failures: count }),
+  stores: z.array(storeRequestsSchema),
+  /** The stores that hold the same, where there are several: whether each answers, and how often it failed. */
+  replicas: z.array(
+    z.object({
+      url: z.string(),
+      answers: z.boolean(),
+      failures: count,
+      /** Objects that were stored in others and not here. */
+      missed: count,
+      lastFailure: z.nullable(z.string()),
+    }),
+  ),
 });
 
 /** What a mount's daemon has counted. */
 export type MountStatistics = z.infer<typeof statisticsSchema>;
 
 /** Puts together what the parts of a mount have counted. */
-export function statisticsOf(countedSince: string, channel: ChannelCounts, fetcher: FetcherStats): MountStatistics {
+export function statisticsOf(
+  countedSince: string,
+  channel: ChannelCounts,
+  fetcher: FetcherStats,
+  replicas: readonly ReplicaStatus[],
+  sent?: StoreMetrics,
+): MountStatistics {
   const { memoryHits, diskHits, storeHits, fetches, prefetches, failures, bytesFetched } = fetcher;
   return {
     countedSince,
@@ -52,99 +64,16 @@ export function statisticsOf(countedSince: string, channel: ChannelCounts, fetch
       store: { hits: storeHits, misses: failures },
     },
     fetched: { blobs: fetches, ahead: prefetches, bytes: bytesFetched, failures },
+    stores: storeRequests(sent),
+    replicas: [...replicas],
   };
 }
 
-/** A mount's socket. */
-export interface ControlSocket {
-  close(): void;
-}
-
-/**
- * Answers whoever connects with what `tell` returns then. `onError` is told why nobody can connect,
- * which no mount has to fail for.
- */
-export function openControlSocket(
-  home: string,
-  id: string,
-  tell: () => MountStatistics,
-  onError: (error: unknown) => void,
-): ControlSocket {
-  const server = createServer((socket) => {
-    socket.on("error", () => {});
-    socket.end(JSON.stringify(tell()));
-  });
-  // It is the mount that keeps the process alive.
-  server.unref();
-  server.on("error", onError);
-  const address = new SocketAddress(home, id);
-  server.on("close", () => address.release());
-  // A daemon that died has left its own.
-  rmSync(address.path, { force: true });
-  server.listen(address.path);
-  return { close: () => void server.close() };
-}
-
-/** How long a daemon may take to answer, in milliseconds, and how often one that is being replaced is asked. */
+/** How long a daemon may take to answer, in milliseconds. */
 const PATIENCE = 5000;
-const RETRY = 100;
 
 /** Asks a mount's daemon. DatamonError "io" where it is dead or does not answer. */
 export async function askStatistics(home: string, record: MountRecord): Promise<MountStatistics> {
-  for (const deadline = performance.now() + PATIENCE; ; ) {
-    try {
-      return statisticsSchema.parse(JSON.parse(await ask(home, record.id, deadline)));
-    } catch (error) {
-      // Not there, not yet there again, or killed at half a word.
-      if (!isErrno(error, "ENOENT", "ECONNREFUSED", "ECONNRESET", "EAGAIN") && !(error instanceof SyntaxError)) {
-        throw ioError(`ask the daemon of ${record.directory}`, error);
-      }
-      const { directory, daemon } = record;
-      if (!(await isServed(record))) {
-        const hint = `\`datamon unmount ${directory}\` takes what is left of the mount away and tells of uncommitted changes.`;
-        throw new DatamonError("io", `the daemon of ${directory} (pid ${daemon.pid}) died`, { hint, cause: error });
-      }
-      if (performance.now() > deadline) {
-        const message = `the daemon of ${directory} (pid ${daemon.pid}) does not answer`;
-        throw new DatamonError("io", message, { cause: error });
-      }
-      await setTimeout(RETRY);
-    }
-  }
-}
-
-/** What the daemon says until it has no more to say; nothing where that takes too long. */
-async function ask(home: string, id: string, deadline: number): Promise<string> {
-  const address = new SocketAddress(home, id);
-  const socket = createConnection(address.path);
-  const failed = new Promise<never>((_, reject) => socket.once("error", reject));
-  try {
-    const late = setTimeout(Math.max(1, deadline - performance.now()), "", { ref: false });
-    return await Promise.race([text(socket), failed, late]);
-  } finally {
-    socket.destroy();
-    address.release();
-  }
-}
-
-/** Longest path of a socket, in bytes: 104 with the final NUL on macOS, 108 on Linux. */
-const LONGEST_PATH = 103;
-
-/** The path of a mount's socket, by way of a descriptor where it is too long for one. */
-class SocketAddress {
-  readonly path: string;
-  readonly #directory: number | undefined;
-
-  constructor(home: string, id: string) {
-    const directory = recordDirectory(home, id);
-    this.path = join(directory, "control.sock");
-    if (Buffer.byteLength(this.path) > LONGEST_PATH && process.platform === "linux") {
-      this.#directory = openSync(directory, "r");
-      this.path = `/proc/self/fd/${this.#directory}/control.sock`;
-    }
-  }
-
-  release(): void {
-    if (this.#directory !== undefined) closeSync(this.#directory);
-  }
+  const asking = { patience: PATIENCE, repeatable: true };
+  return statisticsSchema.parse(await askDaemon(home, record, { request: "statistics" }, asking));
 }

@@ -1,18 +1,30 @@
 /** The life of one mount, from the bundle's catalog to the commit: what its daemon does. */
 
+import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { DiskCache, Fetcher } from "../cache/index.ts";
-import { DatamonError } from "../cas/index.ts";
-import { type Bundle, type Context, fetchCatalog, getRepo, newestBundle, resolveBundle } from "../meta/index.ts";
+import { DatamonError, replicaStatuses } from "../cas/index.ts";
+import {
+  type Bundle,
+  type Context,
+  fetchCatalog,
+  getRepo,
+  newestBundle,
+  newestVersion,
+  resolveBundle,
+} from "../meta/index.ts";
 import { type Channel, type ChannelKind, type ChannelOptions, openChannel } from "./channels/channel.ts";
 import { commitScratch } from "./commit.ts";
+import { LiveCommits } from "./live-commit.ts";
+import { type ControlRequest, type ControlSocket, openControlSocket } from "./mount-control.ts";
 import { type MountDirectory, prepareDirectory, restoreDirectory } from "./mount-directory.ts";
 import { type MountLog, openMountLog } from "./mount-log.ts";
 import {
   createRecordDirectory,
   failureOf,
+  keepFile,
   logFile,
   type MountRecord,
   removeRecord,
@@ -20,11 +32,20 @@ import {
   removeSettled,
   writeRecord,
 } from "./mount-record.ts";
-import { type ControlSocket, openControlSocket, statisticsOf } from "./mount-statistics.ts";
+import { statisticsOf } from "./mount-statistics.ts";
 import type { NamespaceSpec } from "./namespace.ts";
 import { chooseOpenMode, type OpenMode, type OpenModeChoice } from "./open-mode.ts";
 import { processOf, thisProcess } from "./process-identity.ts";
-import { claimScratch, createScratch, discardScratch, getScratch, type Scratch } from "./scratch.ts";
+import {
+  claimScratch,
+  countChanges,
+  createScratch,
+  discardScratch,
+  getScratch,
+  type OnConflict,
+  type Scratch,
+} from "./scratch.ts";
+import { StopSignals } from "./stop-signals.ts";
 import { type Handover, handOver, type Supervision } from "./supervision/supervision.ts";
 
 /** What to mount, where and how. */
@@ -44,6 +65,8 @@ export interface MountOptions {
   readonly message?: string;
   /** Label to set to the new bundle. */
   readonly label?: string;
+  /** What to do where somebody else moved the label since the mount began; it is moved where nothing is said. */
+  readonly onConflict?: OnConflict | undefined;
   /** Where changes are kept until they are committed; below `home` where absent. */
   readonly scratchDirectory?: string | undefined;
   /** How many bytes of disk the changes may take. */
@@ -53,9 +76,13 @@ export interface MountOptions {
   readonly cacheDirectory: string;
   /** Limit of the disk cache in bytes. */
   readonly cacheSize?: number;
+  /** Memory for content that is fetched ahead of readers, in bytes; 0 for none. */
+  readonly prefetch?: number | undefined;
   /** `kernel` on Linux where nothing is said, `fuse-native` elsewhere. */
   readonly channel?: ChannelKind;
   readonly allowOther?: boolean;
+  /** Every user may do everything with all files; implies `allowOther`. */
+  readonly allowAll?: boolean;
   /** How files are opened; chosen by what is mounted where nothing is said. */
   readonly openMode?: OpenMode;
   /** Id of a record directory that is there already; a new one is made otherwise. */
@@ -75,10 +102,14 @@ export interface MountEvents {
   onCommit?(): void;
 }
 
-/** How a mount ended: `committed` with the new bundle, `unchanged` where nothing was to be committed. */
+/**
+ * How a mount ended: `committed` with the new bundle, `unchanged` where nothing was to be committed, `kept`
+ * where the changes were to stay in the scratch.
+ */
 export type MountOutcome =
   | { readonly kind: "unmounted" }
   | { readonly kind: "unchanged" }
+  | { readonly kind: "kept"; readonly scratch: string }
   | { readonly kind: "committed"; readonly bundle: string };
 
 /**
@@ -142,8 +173,13 @@ interface Mount {
   readonly cache: DiskCache;
   readonly fetcher: Fetcher;
   readonly scratch: Scratch | undefined;
+  /** Of a writable mount. */
+  readonly commits: LiveCommits | undefined;
   readonly control: ControlSocket;
 }
+
+/** A mount that is served, before anybody can ask for it. */
+type Served = Omit<Mount, "commits" | "control">;
 
 async function openMount(
   context: Context,
@@ -178,6 +214,8 @@ async function openMount(
             directory: directory.path,
             ...(options.message !== undefined && { message: options.message }),
             ...(options.label !== undefined && { label: options.label }),
+            ...(options.onConflict !== undefined && { onConflict: options.onConflict }),
+            labels: await labelNumbers(context, options),
             ...(options.scratchDirectory !== undefined && { place: options.scratchDirectory }),
             ...(options.scratchSize !== undefined && { limit: options.scratchSize }),
             supervisor,
@@ -205,9 +243,8 @@ async function openMount(
     const openMode = openModeOf(options, kind, spec);
     const channel = await openChannel(kind, channelOptions(options, record, spec, openMode, fetcher, log));
     undo.push(() => channel.unmount());
-    const control = openControl(options.home, id, channel, fetcher, log);
-    undo.push(() => control.close());
-    const mount: Mount = { record, directory, channel, cache, fetcher, scratch, control };
+    const mount = openControl(context, options, { record, directory, channel, cache, fetcher, scratch }, log);
+    undo.push(() => mount.control.close());
     const { mode, reason } = channel.openMode;
     await setState(options.home, mount, { state: "mounted", openMode: mode, openModeReason: reason }, log);
     const { supervision } = options;
@@ -244,14 +281,14 @@ async function takeOver(
     const { cache, fetcher } = openContent(context, last.cacheDirectory, options, undo);
     const { restarts } = supervision;
     const record: MountRecord = { ...last, daemon: await thisProcess(), supervisor, restarts };
-    const again: NamespaceSpec = spec.kind === "overlay" ? { ...spec, adopted: true } : spec;
+    const again: NamespaceSpec =
+      spec.kind === "overlay" ? { ...spec, ...(await baseOf(context, last, spec, scratch)), adopted: true } : spec;
     const channel = await openChannel(
       last.channel,
       channelOptions(options, record, again, { mode: last.openMode!, reason: last.openModeReason! }, fetcher, log),
     );
     const directory: MountDirectory = { path: last.directory, made: made === "" ? undefined : made };
-    const control = openControl(options.home, record.id, channel, fetcher, log);
-    const mount: Mount = { record, directory, channel, cache, fetcher, scratch, control };
+    const mount = openControl(context, options, { record, directory, channel, cache, fetcher, scratch }, log);
     await setState(options.home, mount, { state: "mounted" }, log);
     handOver("mount", "record", mount.record);
     supervision.serving();
@@ -262,10 +299,59 @@ async function takeOver(
   }
 }
 
-function openControl(home: string, id: string, channel: Channel, fetcher: Fetcher, log: MountLog): ControlSocket {
+/** What the lowest layer of a scratch stands on now: commits of the mount may have put others in the place of the first base. */
+async function baseOf(
+  context: Context,
+  { cacheDirectory }: MountRecord,
+  { bundle, catalog: before }: NamespaceSpec,
+  scratch: Scratch | undefined,
+): Promise<{ bundle: string | undefined; catalog: string | undefined }> {
+  const base = scratch?.record.base;
+  if (base?.bundle === bundle) return { bundle, catalog: before };
+  const catalog = base && (await fetchCatalog(context, base.catalog, join(cacheDirectory, "catalogs")));
+  return { bundle: base?.bundle, catalog };
+}
+
+/** The numbers of the newest versions of the labels that a mount is told of. */
+async function labelNumbers(context: Context, { repo, label, ref }: MountOptions): Promise<Record<string, number>> {
+  const numbers: Record<string, number> = {};
+  for (const name of new Set([label, ref?.label])) {
+    if (name !== undefined) numbers[name] = (await newestVersion(context, repo, name))?.number ?? 0;
+  }
+  return numbers;
+}
+
+/** Lets a mount be asked. */
+function openControl(context: Context, options: MountOptions, served: Served, log: MountLog): Mount {
+  const { record, channel, fetcher, scratch } = served;
   const since = new Date().toISOString();
-  const tell = () => statisticsOf(since, channel.counts(), fetcher.stats);
-  return openControlSocket(home, id, tell, (error) => log.error("nobody can ask for the status of this mount", error));
+  const common = {
+    cacheDirectory: record.cacheDirectory,
+    cacheSize: options.cacheSize,
+    onWarning: (text: string) => log.info(text),
+  };
+  const onBundle = async ({ id, timestamp }: Bundle): Promise<void> => {
+    log.info(`committed bundle ${id}`);
+    await setState(options.home, mount, { bundle: id, bundleTime: timestamp.toISOString() }, log);
+    if (options.supervision !== undefined) handOver("mount", "record", mount.record);
+  };
+  const commits = scratch && new LiveCommits(context, channel, scratch, common, onBundle);
+  const handle = async (request: ControlRequest, onProgress: (value: unknown) => void): Promise<unknown> => {
+    if (request.request === "statistics") {
+      const replicas = [context.metadata, context.blobs.store].flatMap(replicaStatuses);
+      return statisticsOf(since, channel.counts(), fetcher.stats, replicas, context.requests);
+    }
+    if (commits === undefined) throw new DatamonError("usage", `${record.directory} is mounted read-only`);
+    if (request.request === "on-conflict") return await commits.onConflict(request.onConflict);
+    const { request: _, ...asked } = request;
+    const bundle = await commits.commit({ ...asked, onProgress });
+    return { bundle: bundle?.id ?? null };
+  };
+  const control = openControlSocket(options.home, record.id, handle, (error) =>
+    log.error("nobody can ask this mount for anything", error),
+  );
+  const mount: Mount = { ...served, commits, control };
+  return mount;
 }
 
 /** Takes back, last first, what was done. */
@@ -282,12 +368,12 @@ async function undoAll(undo: Array<() => unknown>, log: MountLog): Promise<void>
 function openContent(
   context: Context,
   directory: string,
-  { cacheSize }: MountOptions,
+  { cacheSize, prefetch }: MountOptions,
   undo: Array<() => unknown>,
 ): Pick<Mount, "cache" | "fetcher"> {
   const cache = DiskCache.open(directory, cacheSize === undefined ? {} : { sizeLimit: cacheSize });
   undo.push(() => cache.close());
-  const fetcher = new Fetcher(context.blobs, cache);
+  const fetcher = new Fetcher(context.blobs, cache, prefetch === undefined ? {} : { memoryLimit: prefetch });
   undo.push(() => fetcher.close());
   return { cache, fetcher };
 }
@@ -306,7 +392,8 @@ function channelOptions(
     cacheDirectory: record.cacheDirectory,
     cacheSize: options.cacheSize,
     name: `datamon:${record.repo}@${record.bundle ?? "new"}`,
-    allowOther: options.allowOther,
+    allowOther: options.allowOther === true || options.allowAll === true,
+    unchecked: options.allowAll,
     openMode,
     fetcher,
     supervision: options.supervision,
@@ -386,6 +473,7 @@ async function finish(
   log: MountLog,
 ): Promise<MountOutcome> {
   mount.control.close();
+  await mount.commits?.end();
   await mount.fetcher.close();
   mount.cache.close();
   await restoreDirectory(mount.directory);
@@ -413,6 +501,9 @@ async function commit(
   signals: StopSignals,
   log: MountLog,
 ): Promise<MountOutcome> {
+  if (existsSync(keepFile(options.home, mount.record.id)) && countChanges(scratch) > 0) {
+    return { kind: "kept", scratch: scratch.id };
+  }
   await setState(options.home, mount, { state: "committing" }, log);
   events.onCommit?.();
   const bundle = await commitScratch(context, scratch, {
@@ -429,40 +520,4 @@ async function commit(
 async function setState(home: string, mount: Mount, change: Partial<MountRecord>, log: MountLog): Promise<void> {
   mount.record = { ...mount.record, ...change };
   await writeRecord(home, mount.record).catch((error) => log.error("the mount's record could not be written", error));
-}
-
-const STOP_SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
-
-/** What the signals that ask a process to end do to a mount, from `listen` until `release`. */
-class StopSignals {
-  /** The first signal. */
-  readonly received: Promise<NodeJS.Signals>;
-  readonly #resolve: (signal: NodeJS.Signals) => void;
-  readonly #abort = new AbortController();
-  #aborts = false;
-
-  constructor() {
-    const { promise, resolve } = Promise.withResolvers<NodeJS.Signals>();
-    this.received = promise;
-    this.#resolve = resolve;
-  }
-
-  listen(): void {
-    for (const name of STOP_SIGNALS) process.on(name, this.stop);
-  }
-
-  readonly stop = (signal: NodeJS.Signals): void => {
-    this.#resolve(signal);
-    if (this.#aborts && signal === "SIGINT") this.#abort.abort();
-  };
-
-  /** Aborted by a SIGINT that comes from now on; the others let the commit come to its end. */
-  abortOnInterrupt(): AbortSignal {
-    this.#aborts = true;
-    return this.#abort.signal;
-  }
-
-  release(): void {
-    for (const name of STOP_SIGNALS) process.off(name, this.stop);
-  }
 }

@@ -1,15 +1,25 @@
 /** The mounts of a user, seen from outside their daemons: the list, and the end of one. */
 
+import { rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { DatamonError } from "../cas/index.ts";
 import type { MountOutcome } from "./mount.ts";
+import { askDaemon } from "./mount-control.ts";
 import { mountPath } from "./mount-directory.ts";
-import { errorOf, isServed, type MountRecord, readRecord, readRecords, removeRecord } from "./mount-record.ts";
+import {
+  errorOf,
+  isServed,
+  keepFile,
+  type MountRecord,
+  readRecord,
+  readRecords,
+  removeRecord,
+} from "./mount-record.ts";
 import { askStatistics, type MountStatistics } from "./mount-statistics.ts";
 import { abortConnection, detach, isDatamon, mountedAt } from "./mount-table.ts";
 import type { OpenMode } from "./open-mode.ts";
-import { countChanges, discardScratch, getScratch } from "./scratch.ts";
+import { countChanges, discardScratch, getScratch, type OnConflict } from "./scratch.ts";
 
 /** A mount that is served. */
 export interface MountStatus {
@@ -81,17 +91,21 @@ export interface MountReport extends MountStatus, MountStatistics {
  * @param home directory for what is this user's
  */
 export async function reportMount(home: string, directory: string): Promise<MountReport> {
-  const path = await mountPath(directory);
-  const asked = (await readRecords(home)).find((one) => one.directory === path && one.state === "mounted");
-  if (asked === undefined) {
-    throw new DatamonError("not-found", `nothing of yours is mounted on ${directory} by datamon`, {
-      hint: "`datamon mount list` shows what is.",
-    });
-  }
+  const asked = await servedMount(home, directory);
   const statistics = await askStatistics(home, asked);
   // Another daemon may have taken over since.
   const record = (await readRecord(home, asked.id)) ?? asked;
   return { ...(await statusOf(home, record)), restarts: record.restarts ?? 0, ...statistics };
+}
+
+/** The record of the mount on `directory`. DatamonError "not-found" where this user has none there. */
+export async function servedMount(home: string, directory: string): Promise<MountRecord> {
+  const path = await mountPath(directory);
+  const found = (await readRecords(home)).find((one) => one.directory === path && one.state === "mounted");
+  if (found !== undefined) return found;
+  throw new DatamonError("not-found", `nothing of yours is mounted on ${directory} by datamon`, {
+    hint: "`datamon mount list` shows what is.",
+  });
 }
 
 /** Tells what became of a mount, and forgets it unless its dead mount point is still to be taken away. */
@@ -114,6 +128,12 @@ export interface UnmountOptions {
   readonly directory: string;
   /** Directory for what is this user's. */
   readonly home: string;
+  /** False leaves the changes of a writable mount in its scratch. */
+  readonly commit?: boolean;
+  /** What to do with the label of a writable mount where somebody else moved it; the mount's own choice where absent. */
+  readonly onConflict?: OnConflict | undefined;
+  /** Also where it is in use: those who use it lose it. */
+  readonly force?: boolean;
   /** A writable mount is gone and its changes are being committed. */
   onCommit?(): void;
 }
@@ -124,11 +144,24 @@ export interface UnmountOptions {
  * failed commit throws what the daemon met; a daemon that died before it could commit is told of,
  * with its dead mount point taken away.
  */
-export async function unmount({ home, directory, onCommit }: UnmountOptions): Promise<MountOutcome> {
+export async function unmount(options: UnmountOptions): Promise<MountOutcome> {
+  const { home, directory, commit = true } = options;
   const path = await mountPath(directory);
   const record = (await readRecords(home)).find((one) => one.directory === path);
   if (record === undefined) return await unmountUnknown(directory, path);
-  const ended = await endOf(home, record, onCommit);
+  if (!commit) await writeFile(keepFile(home, record.id), "");
+  const { onConflict } = options;
+  if (onConflict !== undefined && record.outcome === undefined && (await isServed(record))) {
+    await askDaemon(home, record, { request: "on-conflict", onConflict }, { repeatable: true });
+  }
+  let ended: MountRecord | undefined;
+  try {
+    ended = await endOf(record, options);
+  } catch (error) {
+    // It is mounted on, and its next end commits.
+    await rm(keepFile(home, record.id), { force: true });
+    throw error;
+  }
   if (ended?.outcome === undefined) {
     if (isDatamon(await mountedAt(path))) await detach(path, { lazy: true });
     const death = await deathOf(home, record);
@@ -161,15 +194,14 @@ const DETACHED_WAIT = 2000;
 
 /** Takes a served mount away and waits for its end: the record with its outcome, or undefined where the daemon died without. */
 async function endOf(
-  home: string,
   record: MountRecord,
-  onCommit: (() => void) | undefined,
+  { home, force = false, onCommit }: UnmountOptions,
 ): Promise<MountRecord | undefined> {
   let told = false;
   let abortAt = Number.POSITIVE_INFINITY;
   const mount = await mountedAt(record.directory);
   if (record.outcome === undefined && (await isServed(record)) && isDatamon(mount)) {
-    await detach(record.directory);
+    await detach(record.directory, { lazy: force });
     abortAt = performance.now() + DETACHED_WAIT;
   }
   for (;;) {

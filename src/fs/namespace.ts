@@ -98,7 +98,7 @@ export const XATTR_REPLACE = 2;
  * A file tree by inode numbers, as the kernel sees one. Calls fail with `FsError`, or with an error
  * of the disk below; `errnoOf` has the number for both. Inode numbers are stable over restarts.
  *
- * Permissions are the kernel's to check (mount option `default_permissions`).
+ * Permissions are the kernel's to check (mount option `default_permissions`), if they are to be checked.
  */
 export interface Namespace {
   readonly writable: boolean;
@@ -159,6 +159,20 @@ export interface Namespace {
   /** How many names and inodes differ from the base; 0 where nothing does. */
   changes(): number;
 
+  /**
+   * Has everything stay as it is at this moment in a layer of its own, under what is changed from
+   * here on; false where nothing differs from the base, which changes nothing. Costs no copies but of
+   * files that `backing` named and that are open.
+   */
+  freeze(): boolean;
+  /**
+   * Puts a bundle in the place of the frozen layers and all below them: one made of them, with the
+   * numbers of their inodes. Both undefined: an empty tree. Returns what closes them, to be called
+   * when no plan is read any more that was made before; undefined, and nothing has changed, as long
+   * as a file is open that lost its name before it was frozen.
+   */
+  rebase(catalog: string | undefined, bundle: string | undefined): (() => void) | undefined;
+
   // For requests that come once more, to another process, because the one that had them died.
 
   /** Says that the next change is what the request of this id asks for: both are kept in one step. */
@@ -190,6 +204,8 @@ export type NamespaceSpec =
       readonly bundle: string | undefined;
       /** The process before died, and the kernel has not noticed: files that were open still are. */
       readonly adopted?: boolean;
+      /** `forget` is told of every inode: one whose name another takes by a rename is kept until then. */
+      readonly forgets?: boolean;
       /** Bytes that the scratch may take. */
       readonly limit?: number | undefined;
     };
@@ -198,5 +214,5 @@ export type NamespaceSpec =
 export function openNamespace(spec: NamespaceSpec): Namespace {
   return spec.kind === "snapshot"
     ? new SnapshotNamespace(spec.catalog, spec.bundle)
-    : OverlayNamespace.open(spec.scratch, spec.catalog, spec.bundle, spec.adopted, spec.limit);
+    : OverlayNamespace.open(spec.scratch, spec.catalog, spec.bundle, spec);
 }

@@ -1,6 +1,6 @@
 /**
  * Scratches: the directories in which writable mounts keep what is not committed yet.
- * `<root>/<id>/` holds scratch.yaml (what it belongs to), journal.sqlite and data/ (the changes), lock, and
+ * `<root>/<id>/` holds scratch.yaml (what it belongs to), the layers of changes (`overlay/layers.ts`), lock, and
  * reserve (room to remove files on a full disk).
  */
 
@@ -25,8 +25,16 @@ import { parse, stringify } from "yaml";
 import * as z from "zod/mini";
 import { DatamonError, ioError, isErrno } from "../cas/index.ts";
 import { countJournalChanges } from "./overlay/journal.ts";
+import {
+  baseOfLayer,
+  dataDirectory,
+  journalFile,
+  layerDirectory,
+  layersOf,
+  settleLayers,
+  stackOf,
+} from "./overlay/layers.ts";
 import { ScratchLock } from "./overlay/lock.ts";
-import { dataDirectory, journalFile } from "./overlay/overlay.ts";
 import { isRunning, type ProcessIdentity, thisProcess } from "./process-identity.ts";
 
 const FORMAT = 1;
@@ -34,17 +42,44 @@ const ID_BYTES = 4;
 
 const identitySchema = z.object({ pid: z.int().check(z.positive()), started: z.string() });
 
+/** A bundle that changes are made to. */
+const baseSchema = z.object({ bundle: z.string(), catalog: z.string() });
+
+/** What is to be done where a label was moved by somebody else since the mount began. */
+export const ON_CONFLICT = ["move", "fail"] as const;
+export type OnConflict = (typeof ON_CONFLICT)[number];
+
+const frozenSchema = z.object({
+  /** Number of the layer. */
+  layer: z.int(),
+  message: z.optional(z.string()),
+  label: z.optional(z.string()),
+  onConflict: z.optional(z.enum(ON_CONFLICT)),
+  /** Id of the bundle that a commit began to make of it. */
+  committing: z.optional(z.string()),
+  /** The bundle that it became. */
+  base: z.optional(baseSchema),
+});
+
+/** A layer that a commit froze while the mount went on. */
+export type FrozenLayer = z.infer<typeof frozenSchema>;
+
 const recordSchema = z.object({
   format: z.literal(FORMAT),
   id: z.string(),
   repo: z.string(),
-  /** What the changes start from; absent for a tree that started empty. */
-  base: z.optional(z.object({ bundle: z.string(), catalog: z.string() })),
+  /** What the lowest layer stands on; absent for a tree that started empty. */
+  base: z.optional(baseSchema),
+  /** The frozen layers, the lowest first. An entry whose layer has none above it is of a commit that did not come to freeze it. */
+  frozen: z.optional(z.array(frozenSchema)),
   /** Where it is or was mounted. */
   directory: z.string(),
   /** For the bundle to come. */
   message: z.string(),
   label: z.optional(z.string()),
+  onConflict: z.optional(z.enum(ON_CONFLICT)),
+  /** Numbers of the newest versions of labels when the mount began, 0 for none; those that the mount was told of. */
+  labels: z.optional(z.record(z.string(), z.int())),
   /** How many bytes of disk it may take. */
   limit: z.optional(z.int().check(z.positive())),
   /** ISO 8601. */
@@ -53,7 +88,7 @@ const recordSchema = z.object({
   daemon: identitySchema,
   /** The process that starts another where that one dies. */
   supervisor: z.optional(identitySchema),
-  /** Id of the bundle that a commit began to make of the present changes. */
+  /** Id of the bundle that a commit began to make of the changes of the topmost layer. */
   committing: z.optional(z.string()),
 });
 
@@ -87,6 +122,9 @@ export interface NewScratch {
   readonly directory: string;
   readonly message?: string;
   readonly label?: string;
+  readonly onConflict?: OnConflict;
+  /** Numbers of the newest versions of labels. */
+  readonly labels?: Readonly<Record<string, number>>;
   /** Directory to keep it in, of which the root then has a link to it. */
   readonly place?: string;
   /** How many bytes of disk it may take. */
@@ -97,7 +135,7 @@ export interface NewScratch {
 
 /** Makes a scratch under `root`, claimed by this process. */
 export async function createScratch(root: string, options: NewScratch): Promise<Scratch> {
-  const { repo, base, directory: mount, message = "", label, place, limit, supervisor } = options;
+  const { repo, base, directory: mount, message = "", label, onConflict, labels, place, limit, supervisor } = options;
   await mkdir(root, { recursive: true, mode: 0o700 });
   for (;;) {
     const id = randomBytes(ID_BYTES).toString("hex");
@@ -116,6 +154,8 @@ export async function createScratch(root: string, options: NewScratch): Promise<
       directory: mount,
       message,
       ...(label !== undefined && { label }),
+      ...(onConflict !== undefined && { onConflict }),
+      ...(labels !== undefined && { labels: { ...labels } }),
       ...(limit !== undefined && { limit }),
       created: new Date().toISOString(),
       daemon: await thisProcess(),
@@ -173,9 +213,13 @@ export async function listScratches(root: string, tell?: (error: DatamonError) =
 }
 
 /** How many names and inodes of a scratch differ from its base, also while it is mounted. */
-export function countChanges(scratch: Pick<Scratch, "directory">): number {
-  const journal = journalFile(scratch.directory);
-  return existsSync(journal) ? countJournalChanges(journal) : 0;
+export function countChanges({ directory }: Pick<Scratch, "directory">): number {
+  let changes = 0;
+  for (const number of layersOf(directory)) {
+    const journal = journalFile(layerDirectory(directory, number));
+    if (existsSync(journal)) changes += countJournalChanges(journal);
+  }
+  return changes;
 }
 
 /**
@@ -191,14 +235,35 @@ export async function claimScratch(
   supervisor?: ProcessIdentity,
 ): Promise<Scratch> {
   await checkUnused(scratch);
-  const { committing: _, supervisor: __, ...record } = scratch.record;
+  const { committing: _, supervisor: __, ...record } = (await settleScratch(scratch)).record;
   const held = { directory, daemon: await thisProcess(), ...(supervisor !== undefined && { supervisor }) };
   return await writeRecord({ ...scratch, record: { ...record, ...held } });
 }
 
-/** Writes down which bundle a commit is about to make, so that a retry knows what it finds. */
-export async function markCommitting(scratch: Scratch, bundle: string): Promise<Scratch> {
-  return await writeRecord({ ...scratch, record: { ...scratch.record, committing: bundle } });
+/** Changes what scratch.yaml says. */
+export async function updateScratch(scratch: Scratch, changes: Partial<ScratchRecord>): Promise<Scratch> {
+  return await writeRecord({ ...scratch, record: { ...scratch.record, ...changes } });
+}
+
+/**
+ * Ends, in a scratch that nobody uses, what a process died in, and has its record say which layers
+ * there are and what they stand on. Throws "damaged" where that cannot be said.
+ */
+export async function settleScratch(scratch: Scratch): Promise<Scratch> {
+  const { directory, record } = scratch;
+  settleLayers(directory);
+  const stack = stackOf(directory);
+  const name = baseOfLayer(directory, stack[0]);
+  const frozen = record.frozen?.filter(({ layer }) => stack.slice(0, -1).includes(layer)) ?? [];
+  const known = [record.base, ...(record.frozen ?? []).map(({ base }) => base)];
+  const base = name === undefined ? record.base : known.find((one) => (one?.bundle ?? "") === name);
+  if (name !== undefined && base === undefined && name !== "") {
+    throw new DatamonError("damaged", `the scratch ${directory} stands on ${name}, of which its record does not tell`);
+  }
+  if (base?.bundle === record.base?.bundle && frozen.length === (record.frozen?.length ?? 0)) return scratch;
+  const { base: _, frozen: __, ...rest } = record;
+  const settled = { ...rest, ...(base !== undefined && { base }), ...(frozen.length > 0 && { frozen }) };
+  return await writeRecord({ ...scratch, record: settled });
 }
 
 /** Removes a scratch and all that is in it. Throws "conflict" where another process uses it. */
@@ -291,15 +356,17 @@ function changesOrUnknown(scratch: Scratch): number | undefined {
 }
 
 async function dataBytes(scratch: Scratch): Promise<number> {
-  const data = dataDirectory(scratch.directory);
   let blocks = 0;
-  try {
-    for await (const entry of await opendir(data)) {
-      const found = await stat(join(data, entry.name)).catch(() => undefined);
-      blocks += found?.blocks ?? 0;
+  for (const number of layersOf(scratch.directory)) {
+    const data = dataDirectory(layerDirectory(scratch.directory, number));
+    try {
+      for await (const entry of await opendir(data)) {
+        const found = await stat(join(data, entry.name)).catch(() => undefined);
+        blocks += found?.blocks ?? 0;
+      }
+    } catch (error) {
+      if (!isErrno(error, "ENOENT")) throw error;
     }
-  } catch (error) {
-    if (!isErrno(error, "ENOENT")) throw error;
   }
   return blocks * 512;
 }

@@ -124,6 +124,14 @@ export class SnapshotNamespace implements Namespace {
     return 0;
   }
 
+  freeze(): never {
+    throw new FsError("EROFS");
+  }
+
+  rebase(): never {
+    throw new FsError("EROFS");
+  }
+
   begin(_request: string): void {}
 
   isDone(_request: string): boolean {

@@ -1,9 +1,11 @@
 /** A process with a cache of its own, for tests with several of them: node child.ts DIRECTORY SIZE-LIMIT */
 import assert from "node:assert/strict";
 import { DiskCache } from "../../src/cache/index.ts";
-import { insertPiece, largeFile, type Request, sample } from "./support.ts";
+import { bytesOf, insertPiece, largeFile, type Request, sample } from "./support.ts";
 
 const [, , directory = "", sizeLimit] = process.argv;
+// What others may do with the cache's files is not for the umask to say.
+process.umask(0o077);
 const cache = DiskCache.open(directory, { sizeLimit: Number(sizeLimit) });
 
 process.on("message", (request: Request) => {
@@ -37,6 +39,14 @@ function answer(request: Request): unknown {
     case "assemble": {
       const file = largeFile(request.from, request.count, request.size);
       return file.layout.pieces.filter((_, index) => insertPiece(cache, file, index)).length;
+    }
+    case "read": {
+      const file = largeFile(request.from, request.count, request.size);
+      return file.layout.pieces.filter(({ blob }, index) => {
+        const found = cache.load(blob);
+        assert.ok(found === undefined || found.equals(bytesOf(file, index)), "wrong bytes");
+        return found !== undefined;
+      }).length;
     }
     case "status":
       return cache.status();

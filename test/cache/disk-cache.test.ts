@@ -328,7 +328,7 @@ test("clear removes containers and catalogs, and the cache goes on", (t) => {
   t.after(() => cache.close());
   const samples = Array.from({ length: 5 }, (_, seed) => sample(seed, 100_000));
   for (const { hash, content } of samples) cache.insert(hash, content);
-  mkdirSync(join(directory, "catalogs"));
+  mkdirSync(join(directory, "catalogs"), { recursive: true });
   const catalog = join(directory, "catalogs", `${hashOf(Buffer.from("c"))}.sqlite`);
   writeFileSync(catalog, Buffer.alloc(8192));
   writeFileSync(join(directory, "catalogs", "notes.txt"), "not ours");

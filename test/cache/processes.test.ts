@@ -42,6 +42,35 @@ test("three processes that insert and read at once keep the limit and never see 
   assert.equal(cache.status().containers, containersIn(directory).length);
 });
 
+test("three processes that assemble large files and evict each other's keep the limit", async (t) => {
+  const directory = freshDirectory(t);
+  const limit = 16 * MIB;
+  const children = await Promise.all([1, 2, 3].map(() => startChild(t, directory, limit)));
+  let running = true;
+  let most = 0;
+  const watch = (async () => {
+    while (running) {
+      most = Math.max(most, bytesOnDisk(directory));
+      await setTimeout(5);
+    }
+  })();
+  await Promise.all(
+    children.map(async (child, number) => {
+      for (let round = 0; round < 8; round++) {
+        // Every other file is everybody's.
+        const from = (round % 2 === 0 ? 0 : 1000 * (number + 1)) + round * 50;
+        assert.equal(await child.ask({ do: "assemble", from, count: 8, size: 300_001 }), 7);
+        assert.notEqual(await child.ask({ do: "read", from, count: 8, size: 300_001 }), undefined);
+      }
+    }),
+  );
+  running = false;
+  await watch;
+  assert.ok(most <= limit * 1.05, `${most} bytes on disk with a limit of ${limit}`);
+  assert.ok(most > limit * 0.7);
+  for (const child of children) assert.equal(await child.ask({ do: "end" }), "closed");
+});
+
 for (const [moment, fault] of [
   ["after its space was reserved", "cache.reserved:8:kill"],
   ["after its bytes were written", "cache.written:8:kill"],

@@ -79,11 +79,16 @@ export function insertPiece(cache: DiskCache, file: LargeFile, index: number): b
 }
 
 /** Starts test/cache/child.ts, which opens the cache in `directory` and does what it is told. */
-export async function startChild(t: TestContext, directory: string, sizeLimit: number, fault?: string): Promise<Child> {
+export async function startChild(
+  t: TestContext,
+  directory: string,
+  sizeLimit: number,
+  fault?: string,
+  user: { uid?: number; gid?: number } = {},
+): Promise<Child> {
   const env = fault === undefined ? process.env : { ...process.env, DATAMON_FAULT: fault };
-  const child = new Child(
-    fork(join(import.meta.dirname, "child.ts"), [directory, String(sizeLimit)], { env, stdio: "inherit" }),
-  );
+  const args = [directory, String(sizeLimit)];
+  const child = new Child(fork(join(import.meta.dirname, "child.ts"), args, { env, stdio: "inherit", ...user }));
   t.after(() => child.kill());
   await child.ready;
   return child;
@@ -127,6 +132,8 @@ export type Request =
   | { do: "check"; from: number; to: number; size: number }
   /** Inserts the blobs of a large file into its container; answers how many were taken. */
   | { do: "assemble"; from: number; count: number; size: number }
+  /** Answers how many blobs of such a file are resident with the right bytes; throws on wrong bytes. */
+  | { do: "read"; from: number; count: number; size: number }
   /** Answers the cache's status. */
   | { do: "status" }
   /** Closes the cache and ends. */

@@ -5,7 +5,18 @@ import { join } from "node:path";
 import { afterEach, type TestContext, test } from "node:test";
 import { DiskCache, Fetcher } from "../../src/cache/index.ts";
 import { BlobStore, type Hash, openStore, setFault } from "../../src/cas/index.ts";
-import { bytesOnDisk, containerPath, freshDirectory, KIB, MIB, sample, smallDisk } from "./support.ts";
+import {
+  bytesOf,
+  bytesOnDisk,
+  containerPath,
+  freshDirectory,
+  insertPiece,
+  KIB,
+  largeFile,
+  MIB,
+  sample,
+  smallDisk,
+} from "./support.ts";
 
 afterEach(() => setFault(undefined));
 
@@ -85,6 +96,8 @@ test("a cache directory that is mounted read-only serves what it holds, and neve
   const [kept, damaged] = [hashes.slice(0, 6), hashes[5]!];
   const before = DiskCache.open(directory);
   for (const [seed, hash] of kept.entries()) before.insert(hash, sample(seed, 100_000).content);
+  const file = largeFile(50);
+  for (const index of file.layout.pieces.keys()) insertPiece(before, file, index);
   before.close();
   writeFileSync(containerPath(directory, damaged), "wrong", { flag: "r+" });
   execFileSync("mount", ["-o", "remount,ro", directory]);
@@ -99,7 +112,9 @@ test("a cache directory that is mounted read-only serves what it holds, and neve
   assert.equal(fetcher.stats.diskHits, 10);
   assert.equal(fetcher.stats.storeHits, 10);
   assert.equal(reasons.length, 1);
-  assert.equal(cache.status().containers, 6);
+  assert.equal(cache.status().containers, 7);
+  for (const [index, { blob }] of file.layout.pieces.entries())
+    assert.ok(cache.load(blob)?.equals(bytesOf(file, index)));
   assert.throws(() => cache.clear(), { code: "denied" });
 });
 

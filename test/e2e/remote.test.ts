@@ -6,6 +6,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:f
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
+import { setTimeout as delay } from "node:timers/promises";
+import { openBucket } from "../../src/cas/index.ts";
 import { pattern } from "../fs/transfer/support.ts";
 import { type Fault, FaultProxy, type Seen } from "../support/fault-proxy.ts";
 import { S3_CREDENTIALS, type StoreServer, serverMissing, startGcs, startS3 } from "../support/servers.ts";
@@ -59,6 +61,34 @@ class RemoteHome extends Home {
 }
 
 // The proxy is served by this process: what waits for a mount's data must not block it.
+
+/** How long the store is gone while somebody reads and commits. */
+const OUTAGE_MS = Number(process.env.DATAMON_TEST_OUTAGE ?? 2) * 1000;
+
+/**
+ * Has the server killed at the so-manieth request of a kind, and started again at the same address and
+ * with the same data after the outage. The answer waits for that, and fails where it did not come to it.
+ */
+function outage(proxy: FaultProxy, server: StoreServer, when: (seen: Seen) => boolean, nth: number) {
+  let left = nth;
+  const happened = Promise.withResolvers<void>();
+  proxy.plan = (seen) => {
+    if (when(seen) && --left === 0) {
+      const passing = async () => {
+        await server.stop();
+        await delay(OUTAGE_MS);
+        await server.start();
+      };
+      passing().then(happened.resolve, happened.reject);
+    }
+    return undefined;
+  };
+  return async () => {
+    proxy.plan = () => undefined;
+    assert.ok(left <= 0, "the store was never gone");
+    await happened.promise;
+  };
+}
 
 /** Every few requests one that fails, each time in another way. */
 function trouble(): (seen: Seen) => Fault | undefined {
@@ -122,6 +152,42 @@ for (const kind of KINDS) {
       assert.equal((await home.json("bundle", "list", "--repo", "birds")).length, 2);
     });
 
+    it("makes a bundle of what lies in a bucket, and tells what was asked of stores", async (t) => {
+      const home = new RemoteHome(kind, proxy);
+      t.after(() => home.end());
+      Object.assign(process.env, kind.environment(proxy));
+      const url = kind.url(proxy, "source", {}, "datamon-test");
+      const bucket = await openBucket(url);
+      const objects = new Map([
+        ["robin.csv", Buffer.from("robin,1")],
+        ["2019/wren.csv", pattern(5_000_000, 3)],
+      ]);
+      for (const [key, content] of objects) await bucket.put(key, content);
+      await home.repo("source");
+      const upload = ["bundle", "upload", "--repo", "source", "--message", "m", "--path", url];
+      const made = await home.json(...upload);
+      assert.equal(made.files, 2);
+      const gets = made.stores.find(({ request }: { request: string }) => request === "get");
+      assert.ok(gets.count >= 3 && gets.bytes >= 5_000_007, JSON.stringify(made.stores));
+      assert.equal((await home.json(...upload)).stats.bytesRead, 0);
+
+      const mnt = home.path("mnt");
+      mkdirSync(mnt);
+      await home.ok("mount", "source", mnt);
+      for (const [key, content] of objects) assert.deepEqual(await readFile(join(mnt, key)), content);
+      const status = await home.json("mount", "status", mnt);
+      assert.ok(
+        status.stores.some(
+          ({ request, bytes }: { request: string; bytes: number }) => request === "get" && bytes > 5_000_000,
+        ),
+      );
+      assert.match(
+        await home.ok("mount", "status", mnt),
+        /sent to stores: \d+ get, 0 failures, 4\.\d MiB, .* ms on average/,
+      );
+      await home.ok("unmount", mnt);
+    });
+
     it("says at once where the bucket is not there", async (t) => {
       const home = new RemoteHome(kind, proxy, {}, "no-such-bucket");
       t.after(() => home.end());
@@ -170,6 +236,58 @@ for (const kind of KINDS) {
       const destination = home.path("downloaded");
       await home.ok("bundle", "download", "--repo", "kept", "--destination", destination);
       assert.deepEqual(readFileSync(join(destination, "file")), pattern(2_000_000, 5));
+    });
+
+    it(`goes on with a read and a commit when the store was gone for ${OUTAGE_MS / 1000} s`, async (t) => {
+      const home = new RemoteHome(kind, proxy);
+      t.after(() => home.end());
+      t.after(() => {
+        proxy.plan = () => undefined;
+      });
+      await home.ok("repo", "create", "--repo", "outage", "--description", "d");
+      const tree = home.path("tree");
+      write(join(tree, "file"), randomBytes(40_000_000));
+      await home.ok("bundle", "upload", "--repo", "outage", "--path", tree, "--message", "m");
+      const mnt = home.path("mnt");
+      mkdirSync(mnt);
+      rmSync(home.own("cache"), { recursive: true, force: true });
+      await home.ok("mount", "--rw", "--message", "changed", "outage", mnt);
+
+      const gone = outage(proxy, server, ({ method, path }) => method === "GET" && path.includes("/blobs/"), 5);
+      assert.deepEqual(await readFile(join(mnt, "file")), readFileSync(join(tree, "file")));
+      await gone();
+
+      for (const directory of [tree, mnt]) write(join(directory, "more"), pattern(30_000_000, 6));
+      const again = outage(proxy, server, ({ method, path }) => method !== "GET" && path.includes("blobs/"), 3);
+      const bundle = await home.commit(mnt);
+      await again();
+      const destination = home.path("downloaded");
+      await home.ok("bundle", "download", "--repo", "outage", "--bundle", bundle, "--destination", destination);
+      await sh("diff", "-r", tree, destination);
+    });
+
+    it("fails reads when a store is gone for too long, not before, and serves them when it is back", async (t) => {
+      const home = new RemoteHome(kind, proxy, { timeout: "2" });
+      t.after(() => home.end());
+      await home.ok("repo", "create", "--repo", "back", "--description", "d");
+      const tree = home.path("tree");
+      write(join(tree, "file"), randomBytes(2_000_000));
+      await home.ok("bundle", "upload", "--repo", "back", "--path", tree, "--message", "m");
+      rmSync(home.own("cache"), { recursive: true, force: true });
+      const mnt = home.path("mnt");
+      mkdirSync(mnt);
+      await home.ok("mount", "back", mnt);
+      await server.stop();
+      try {
+        const began = performance.now();
+        await assert.rejects(readFile(join(mnt, "file")), { code: "EIO" });
+        // Waits are drawn at random, and the last of them is not begun where it would be too long.
+        assert.ok(performance.now() - began > 900);
+      } finally {
+        await server.start();
+      }
+      assert.deepEqual(await readFile(join(mnt, "file")), readFileSync(join(tree, "file")));
+      await home.ok("unmount", mnt);
     });
 
     it("serves and caches nothing that is corrupted each time", async (t) => {

@@ -116,7 +116,7 @@ export class World {
   }
 
   /** The file of a bundle's catalog. */
-  async catalog(bundle: Bundle): Promise<string> {
+  async catalog(bundle: Pick<Bundle, "catalog">): Promise<string> {
     return await fetchCatalog(this.context, bundle.catalog, join(this.cacheDirectory, "catalogs"));
   }
 

@@ -34,7 +34,7 @@ function adopt(): void {
   const next = join(root, String(dead.length));
   cpSync(scratch, next, { recursive: true, filter: (path) => !/lock|-shm$/.test(path) });
   scratch = next;
-  overlay = OverlayNamespace.open(scratch, undefined, undefined, true);
+  overlay = OverlayNamespace.open(scratch, undefined, undefined, { adopted: true });
 }
 
 function dataFile(ino: number): boolean {

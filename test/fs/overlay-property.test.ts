@@ -1,4 +1,4 @@
-/** An overlay does what a plain directory does, through restarts, crashes and a commit. */
+/** An overlay does what a plain directory does, through restarts, crashes and commits, while it goes on and at its end. */
 
 import assert from "node:assert/strict";
 import fs from "node:fs";
@@ -8,9 +8,10 @@ import fc from "fast-check";
 import { type ByteString, bytesOf } from "../../src/cas/index.ts";
 import { commitScratch } from "../../src/fs/commit.ts";
 import { errnoName, FsError } from "../../src/fs/errno.ts";
+import { LiveCommits } from "../../src/fs/live-commit.ts";
 import { type Attr, openNamespace } from "../../src/fs/namespace.ts";
 import { OverlayNamespace } from "../../src/fs/overlay/overlay.ts";
-import { createScratch, type Scratch } from "../../src/fs/scratch.ts";
+import { createScratch, rereadScratch, type Scratch, settleScratch } from "../../src/fs/scratch.ts";
 import { type Bundle, Catalog } from "../../src/meta/index.ts";
 import { noise, ROOT_USER, type Spec, type TreeEntry, World } from "./fixture.ts";
 
@@ -37,8 +38,13 @@ type Operation =
   | { op: "chown"; path: string; uid: number; gid: number }
   | { op: "utimes"; path: string; seconds: number }
   | { op: "scribble"; path: string; seed: number }
-  | { op: "reopen" }
-  | { op: "crash" };
+  | Interlude;
+
+/** What changes nothing that is seen. */
+type Interlude = { op: "reopen" | "crash" | "freeze" | "commit" };
+
+const isInterlude = (operation: Operation): operation is Interlude =>
+  ["reopen", "crash", "freeze", "commit"].includes(operation.op);
 
 const path = fc.array(fc.constantFrom(...NAMES), { minLength: 1, maxLength: 3 }).map((names) => names.join("/"));
 const existing = fc.constantFrom(...BASE.map((spec) => spec.path));
@@ -60,7 +66,7 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
   { weight: 1, arbitrary: fc.record({ op: op("chown"), path: anyPath, uid: fc.nat(9), gid: fc.nat(9) }) },
   { weight: 1, arbitrary: fc.record({ op: op("utimes"), path: anyPath, seconds: fc.integer({ min: 1, max: 1e9 }) }) },
   { weight: 1, arbitrary: fc.record({ op: op("scribble"), path: anyPath, seed: fc.nat(250) }) },
-  { weight: 1, arbitrary: fc.constantFrom<Operation>({ op: "reopen" }, { op: "crash" }) },
+  { weight: 2, arbitrary: fc.record({ op: op("reopen", "crash", "freeze", "commit") }) },
 );
 
 let world: World;
@@ -91,8 +97,7 @@ async function compare(operations: Operation[], plain: string): Promise<void> {
   makePlain(plain);
   try {
     for (const each of operations) {
-      if (each.op === "reopen") overlay.reopen();
-      else if (each.op === "crash") overlay.crash();
+      if (isInterlude(each)) await overlay[each.op]();
       else {
         const expected = attempt(() => onPlain(plain, each));
         if (expected === undefined) continue;
@@ -102,17 +107,18 @@ async function compare(operations: Operation[], plain: string): Promise<void> {
     }
     const expected = plainTree(plain);
     same(overlay.tree(await world.tree(overlay.namespace)), expected);
-    overlay.reopen();
+    await overlay.reopen();
     same(overlay.tree(await world.tree(overlay.namespace)), expected);
     const before = overlay.tree(await world.tree(overlay.namespace));
     const changes = overlay.namespace.changes();
+    const below = overlay.base;
     overlay.namespace.close();
     const bundle = await commitScratch(world.context, overlay.scratch, { cacheDirectory: world.cacheDirectory });
     if (bundle === undefined) {
-      if (changes > 0) same(await committedTree(base, catalog), before);
+      if (changes > 0) same(await committedTree(below.bundle, below.catalog), before);
       return;
     }
-    same(await committedTree(bundle, await world.catalog(bundle)), before);
+    same(await committedTree(bundle.id, await world.catalog(bundle)), before);
   } finally {
     overlay.namespace.close();
     fs.rmSync(plain, { recursive: true, force: true });
@@ -133,11 +139,11 @@ const newScratch = (): Promise<Scratch> =>
     directory: "/mnt/x",
   });
 
-async function committedTree(bundle: Bundle, file: string): Promise<Map<string, Seen>> {
+async function committedTree(bundle: string, file: string): Promise<Map<string, Seen>> {
   const opened = Catalog.open(file);
   opened.validate();
   opened.close();
-  const snapshot = openNamespace({ kind: "snapshot", catalog: file, bundle: bundle.id });
+  const snapshot = openNamespace({ kind: "snapshot", catalog: file, bundle });
   try {
     return seen(await world.tree(snapshot));
   } finally {
@@ -236,7 +242,7 @@ function makePlain(root: string): void {
 }
 
 /** Does `operation` below `root`; false where it goes through a symbolic link, which is the kernel's affair. */
-function onPlain(root: string, operation: Exclude<Operation, { op: "reopen" | "crash" }>): boolean {
+function onPlain(root: string, operation: Exclude<Operation, Interlude>): boolean {
   const file = join(root, operation.path);
   if (throughLink(root, operation.path)) return false;
   const isLink = fs.lstatSync(file, { throwIfNoEntry: false })?.isSymbolicLink() ?? false;
@@ -317,33 +323,57 @@ function within(one: string, other: string): boolean {
 class Overlay {
   scratch: Scratch;
   namespace: OverlayNamespace;
+  /** What the lowest layer stands on. */
+  base = { bundle: base.id, catalog };
 
   constructor(scratch: Scratch) {
     this.scratch = scratch;
     this.namespace = OverlayNamespace.open(scratch.directory, catalog, base.id);
   }
 
-  reopen(): void {
+  async reopen(): Promise<void> {
     this.namespace.close();
-    this.namespace = OverlayNamespace.open(this.scratch.directory, catalog, base.id);
+    await this.#open();
+  }
+
+  async freeze(): Promise<void> {
+    this.namespace.freeze();
+  }
+
+  async commit(): Promise<void> {
+    const rebase = async (file: string | undefined, bundle: string | undefined): Promise<boolean> => {
+      const close = this.namespace.rebase(file, bundle);
+      close?.();
+      if (close !== undefined) this.base = { bundle: bundle!, catalog: file! };
+      return close !== undefined;
+    };
+    const layers = { freeze: async () => this.namespace.freeze(), rebase };
+    const { cacheDirectory } = world;
+    await new LiveCommits(world.context, layers, this.scratch, { cacheDirectory }, async () => {}).commit({});
+  }
+
+  async #open(): Promise<void> {
+    const { directory, record } = await settleScratch(await rereadScratch(this.scratch));
+    this.base = { bundle: record.base!.bundle, catalog: await world.catalog(record.base!) };
+    this.namespace = OverlayNamespace.open(directory, this.base.catalog, this.base.bundle);
   }
 
   /** Goes on with what another process would find after this one was killed. */
-  crash(): void {
+  async crash(): Promise<void> {
     const { directory } = this.scratch;
     const copy = `${directory}0`;
     fs.cpSync(directory, copy, { recursive: true, preserveTimestamps: true, filter: (file) => !file.endsWith("-shm") });
     this.namespace.close();
     fs.rmSync(directory, { recursive: true });
     fs.renameSync(copy, directory);
-    this.namespace = OverlayNamespace.open(directory, catalog, base.id);
+    await this.#open();
   }
 
   tree(found: Map<ByteString, TreeEntry>): Map<string, Seen> {
     return seen(found);
   }
 
-  do(operation: Exclude<Operation, { op: "reopen" | "crash" }>): boolean {
+  do(operation: Exclude<Operation, Interlude>): boolean {
     const { namespace } = this;
     const { parent, name } = this.#place(operation.path);
     switch (operation.op) {

@@ -14,8 +14,8 @@ import {
   discardScratch,
   getScratch,
   listScratches,
-  markCommitting,
   type Scratch,
+  updateScratch,
 } from "../../src/fs/scratch.ts";
 import { ROOT_USER } from "./fixture.ts";
 
@@ -107,7 +107,7 @@ test("only a scratch whose daemon is gone can be claimed or discarded", async ()
   child.kill("SIGKILL");
   await once(child, "exit");
   assert.equal((await listScratches(join(root, "all")))[0]?.alive, false);
-  await claimScratch(await markCommitting(theirs!, "a-bundle"), "/mnt/mine");
+  await claimScratch(await updateScratch(theirs!, { committing: "a-bundle" }), "/mnt/mine");
   const { record } = await getScratch(join(root, "all"), theirs!.id);
   assert.deepEqual([record.daemon.pid, record.directory, record.committing], [process.pid, "/mnt/mine", undefined]);
   await discardScratch(theirs!);

@@ -1,6 +1,8 @@
 /** Calls of the C library that programs make and Node has no function for, as they are made on a mount. */
 
 import koffi from "koffi";
+import type { ByteString } from "../../src/cas/index.ts";
+import { cPath } from "../../src/fs/transfer/libc.ts";
 
 const library = koffi.load(null);
 const names = new Map(Object.entries(koffi.os.errno).map(([name, number]) => [number, name]));
@@ -14,7 +16,8 @@ const calls = {
   msync: library.func("int msync(void*, size_t, int)"),
   load: library.func("void* memcpy(void*, void*, size_t)"),
   fcntl: library.func("int fcntl(int, int, ...)"),
-  renameat2: library.func("int renameat2(int, const char*, int, const char*, unsigned int)"),
+  renameat2: library.func("int renameat2(int, const void*, int, const void*, unsigned int)"),
+  posixFadvise: library.func("int posix_fadvise64(int, int64_t, int64_t, int)"),
 };
 
 /** Throws an error with the name of the errno in `code` where `result` is negative. */
@@ -45,8 +48,15 @@ export function copyFileRange(from: number, at: number, to: number, toAt: number
 
 const AT_FDCWD = -100;
 
-export function renameat2(from: string, to: string, flags: number): void {
-  checked("renameat2", calls.renameat2(AT_FDCWD, from, AT_FDCWD, to, flags));
+export function renameat2(from: ByteString, to: ByteString, flags: number): void {
+  checked("renameat2", calls.renameat2(AT_FDCWD, cPath(from), AT_FDCWD, cPath(to), flags));
+}
+
+const POSIX_FADV_DONTNEED = 4;
+
+/** Has the kernel forget what it holds of a file, so that the next read asks who has it. */
+export function forgetPages(fd: number): void {
+  calls.posixFadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
 }
 
 const PROT_READ_WRITE = 3;

@@ -21,8 +21,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, it } from "node:test";
 import { fileURLToPath } from "node:url";
+import { detach } from "../../src/fs/mount-table.ts";
 import { Fixture, type Mounted } from "./fixture.ts";
 import { noise } from "./reading.ts";
+import { MountHome } from "./supervised-mount.ts";
 
 const ENTRY = fileURLToPath(new URL("../../src/cli/main.ts", import.meta.url));
 const MIB = 1024 * 1024;
@@ -123,3 +125,45 @@ it("--scratch-dir and --scratch-size say where changes are kept and how much the
   assert.match(run("unmount", directory), /^bundle: /);
   assert.deepEqual([readdirSync(join(home, "elsewhere")), JSON.parse(run("scratch", "list", "-o", "json"))], [[], []]);
 });
+
+for (const openMode of ["plain", "passthrough"]) {
+  it(`a daemon that may open few files says so to who opens too many, and goes on, open mode ${openMode}`, async (t) => {
+    const home = await MountHome.make();
+    const directory = home.path("mnt");
+    t.after(async () => {
+      await detach(directory, { lazy: true }).catch(() => {});
+      await home.end();
+    });
+    mkdirSync(home.path("base"));
+    for (let index = 0; index < 50; index++) writeFileSync(home.path("base", `base-${index}`), noise(index, 500));
+    await home.upload(home.path("base"));
+    const mount = [process.execPath, ENTRY, "mount", "--rw", "--open-mode", openMode, "birds", directory];
+    execFileSync("sh", ["-c", 'ulimit -n 256 && exec "$@"', "sh", ...mount], {
+      env: { ...process.env, HOME: home.root, DATAMON_CONFIG: "" },
+      stdio: "ignore",
+    });
+    const open: number[] = [];
+    const write = (): void => {
+      for (let index = 0; index < 256; index++) {
+        open.push(openSync(join(directory, `open-${index}`), "w+"));
+        writeSync(open[index]!, `content ${index}`);
+      }
+    };
+    assert.throws(write, { code: "ENFILE" });
+    for (let index = 0; index < 50; index++) {
+      assert.ok(readFileSync(join(directory, `base-${index}`)).equals(noise(index, 500)));
+    }
+    const last = open.pop()!;
+    for (const [index, fd] of open.entries())
+      assert.equal(readFileSync(fd, "utf8").length, 0, `${index} is at its end`);
+    assert.ok(open.length > 60, `${open.length} files could be open`);
+    for (const fd of [last, ...open]) closeSync(fd);
+    for (const index of open.keys()) {
+      assert.equal(readFileSync(join(directory, `open-${index}`), "utf8"), `content ${index}`);
+    }
+    for (let index = 0; index < 300; index++) writeFileSync(join(directory, `later-${index}`), "one at a time");
+    const [record] = home.records();
+    assert.match(readFileSync(home.path(".datamon", "mounts", record!.id, "log"), "utf8"), /256 files open.*ulimit -n/);
+    assert.match(await home.run("unmount", directory), /^bundle: /);
+  });
+}

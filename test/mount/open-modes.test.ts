@@ -130,6 +130,28 @@ describe("open modes of a read-only mount", () => {
     assert.ok(readFileSync(mounted.path("large")).equals(LARGE));
   });
 
+  it("goes on showing a file that is evicted while it is open", { skip: root ? false : "needs root" }, async (t) => {
+    const fixture = new Fixture(t);
+    const spec = await fixture.snapshot(TREE);
+    const mounted = await fixture.mount("kernel", spec, { openMode: "passthrough" });
+    const cached = await open(mounted.path("large"));
+    assert.ok(readFileSync(mounted.path("large")).equals(LARGE));
+    await cached.close();
+    await untilWhole(fixture);
+    const passed = await open(mounted.path("large"));
+    assert.ok((await whileStopped(mounted, () => readPart(passed, 0, 100)))?.equals(LARGE.subarray(0, 100)));
+    const cache = DiskCache.open(join(fixture.root, "cache"), { sizeLimit: 16 * MIB });
+    for (let seed = 0; seed < 20; seed++) {
+      const filler = noise(100 + seed, MIB);
+      assert.ok(cache.insert(hashOf(filler), filler));
+    }
+    assert.equal(existsSync(containerIn(fixture)), false);
+    cache.close();
+    assert.ok((await passed.readFile()).equals(LARGE));
+    await passed.close();
+    assert.ok(readFileSync(mounted.path("large")).equals(LARGE), "fetched again");
+  });
+
   it("is chosen by what the bundle holds", { skip: root ? false : "needs root" }, async (t) => {
     const fixture = new Fixture(t);
     assert.equal(chooseOpenMode(await fixture.snapshot(TREE)).mode, "passthrough");
@@ -239,6 +261,16 @@ if (root) {
       writeSync(later, "y", 0);
       assert.ok(fstatSync(later).mtimeMs < 2_500_000_000_000);
       closeSync(later);
+    });
+
+    it("keep their times when somebody only looks into them", async (t) => {
+      const { path } = await mount(t);
+      truncateSync(path("small"), 0);
+      const emptied = statSync(path("small"), { bigint: true }).mtimeNs;
+      // Until the clock of files has gone on.
+      for (const end = Date.now() + 50; Date.now() < end; ) await setTimeout(10);
+      assert.equal(readFileSync(path("small"), "utf8"), "");
+      assert.equal(statSync(path("small"), { bigint: true }).mtimeNs, emptied);
     });
 
     it("can be mapped, renamed, linked and removed while they are open", async (t) => {

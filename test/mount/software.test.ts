@@ -1,116 +1,112 @@
-/** Programs that ask much of a file system, on a writable mount: what they did is right, and still is after the daemon was killed. */
+/**
+ * Programs that ask much of a file system, on a writable mount: they do not notice when its daemon is killed,
+ * they recover when nothing is left that serves it, and what they made is whole in the bundle.
+ * DATAMON_TEST_FULL=1 gives them much more to do.
+ */
 
 import assert from "node:assert/strict";
-import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { describe, it, type TestContext } from "node:test";
+import { text } from "node:stream/consumers";
+import { after, before, describe, it } from "node:test";
+import { setTimeout } from "node:timers/promises";
 import Database from "better-sqlite3";
-import { Fixture, type Mounted } from "./fixture.ts";
-import { noise } from "./reading.ts";
+import { Fixture } from "./fixture.ts";
+import { endWork, FULL, PROGRAMS, type Workplace } from "./programs.ts";
+import { MountHome, type SupervisedMount } from "./supervised-mount.ts";
 
-const DIRECTORIES = 20;
-const FILES = 50;
+/** How long after its start a program's daemon dies, how long after that again, in milliseconds, and how often. */
+const FIRST_DEATH = 300;
+const NEXT_DEATH = FULL ? 4000 : 1500;
+const DEATHS = FULL ? 10 : 2;
 
-/** Why a test of these programs cannot run here; undefined where it can. */
-function missing(...programs: string[]): string | undefined {
-  const absent = programs.filter((name) => spawnSync(name, ["--version"], { stdio: "ignore" }).status !== 0);
-  return absent.length === 0 ? undefined : `not installed: ${absent.join(", ")}`;
+/** The milliseconds after which nothing is left that serves a program's mount: in the middle of its work, in its full size. */
+const DEATH_OF_BOTH = FULL ? 4000 : 400;
+
+const isRoot = process.getuid?.() === 0;
+
+/** Waits for the end of a program's work, so many milliseconds at most; false where it goes on. */
+async function hasEnded(ended: Promise<unknown>, milliseconds: number): Promise<boolean> {
+  const waiting = new AbortController();
+  const goesOn = setTimeout(milliseconds, false, { signal: waiting.signal }).catch(() => false);
+  const answer = await Promise.race([ended.then(() => true), goesOn]);
+  waiting.abort();
+  return answer;
 }
 
-interface Place {
-  /** An empty directory on a writable mount. */
-  readonly inside: string;
-  /** A directory on the disk. */
-  readonly outside: string;
-  /** Kills the daemon and mounts what it left. */
-  again(): Promise<void>;
-}
+for (const program of PROGRAMS) {
+  describe(`${program.name} on a writable mount`, () => {
+    const skip = program.missing;
+    let home: MountHome;
+    let mounted: SupervisedMount;
+    const placeIn = (directory: string): Workplace => ({
+      inside: join(directory, "work"),
+      outside: home.path("outside"),
+    });
 
-async function place(t: TestContext): Promise<Place> {
-  const fixture = new Fixture(t);
-  const spec = fixture.overlay();
-  let mounted: Mounted = await fixture.mount("kernel", spec);
-  const outside = join(fixture.root, "outside");
-  mkdirSync(outside);
-  return {
-    inside: mounted.directory,
-    outside,
-    async again() {
-      mounted.process.kill("SIGKILL");
-      await mounted.ended;
-      mounted = await fixture.mount("kernel", spec);
-    },
-  };
-}
+    before(async () => {
+      if (skip !== undefined) return;
+      home = await MountHome.make();
+      // Some programs do not run as root.
+      chmodSync(home.root, 0o755);
+      mounted = await home.mount(home.path("mnt"), "birds", ...(isRoot ? ["--allow-other"] : []));
+      const place = placeIn(mounted.directory);
+      for (const directory of [place.inside, place.outside]) mkdirSync(directory);
+      program.prepare?.(place);
+    });
+    after(() => home?.end());
 
-/** A tree of a thousand files, with links of both kinds, an empty directory and a file with a hole. */
-function makeTree(directory: string): void {
-  for (let index = 0; index < DIRECTORIES; index++) {
-    mkdirSync(join(directory, `d${index}`), { recursive: true });
-    for (let file = 0; file < FILES; file++) {
-      writeFileSync(join(directory, `d${index}/f${file}`), noise(index * FILES + file, 10 + file * 37));
-    }
-  }
-  mkdirSync(join(directory, "empty"), { mode: 0o2750 });
-  symlinkSync("d1/f1", join(directory, "soft"));
-  execFileSync("ln", [join(directory, "d1/f1"), join(directory, "hard")]);
-  execFileSync("sh", ["-c", 'truncate -s 3M "$1/sparse" && printf end >> "$1/sparse"', "sh", directory]);
-  writeFileSync(join(directory, "large"), noise(7, 3_000_001));
-}
+    it(`${program.name} does not notice that the daemon is killed`, { skip }, async (t) => {
+      const place = { ...placeIn(mounted.directory), inside: mounted.path("unaware") };
+      mkdirSync(place.inside);
+      const work = program.work(place);
+      t.after(() => endWork(work));
+      const complaints = text(work.stderr!);
+      const ended = once(work, "close");
+      let deaths = 0;
+      for (let wait = FIRST_DEATH; deaths < DEATHS && !(await hasEnded(ended, wait)); wait = NEXT_DEATH, deaths++) {
+        mounted.killDaemon();
+      }
+      t.diagnostic(`${deaths} deaths`);
+      assert.deepEqual(await ended, [0, null], await complaints);
+      await program.check(place);
+    });
 
-function run(directory: string, program: string, ...args: string[]): string {
-  const environment = { ...process.env, GIT_CONFIG_GLOBAL: "/dev/null", GIT_CONFIG_NOSYSTEM: "1" };
-  return execFileSync(program, args, { cwd: directory, env: environment, encoding: "utf8", stdio: "pipe" });
-}
+    it(`${program.name} recovers after daemon and supervisor were killed`, { skip }, async (t) => {
+      const place = placeIn(mounted.directory);
+      const work = program.work(place);
+      t.after(() => endWork(work));
+      work.stderr!.resume();
+      t.diagnostic(
+        (await hasEnded(once(work, "close"), DEATH_OF_BOTH)) ? "it had ended before" : "in the middle of its work",
+      );
+      await mounted.killBoth();
+      await endWork(work);
+      await mounted.resume();
+      await program.recover(place);
+      await program.check(place);
+    });
 
-const GIT_USER = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org", "-c", "gc.auto=0"];
-
-/** Commits ten rows at a time and prints how many there are. */
-const WRITER = `
-  import Database from "better-sqlite3";
-  const [file, mode] = process.argv.slice(1);
-  const database = new Database(file);
-  database.pragma("journal_mode = " + mode);
-  database.pragma("synchronous = FULL");
-  database.exec("CREATE TABLE entry (id INTEGER PRIMARY KEY, text TEXT)");
-  const insert = database.prepare("INSERT INTO entry (text) VALUES (?)");
-  const ten = database.transaction(() => { for (let row = 0; row < 10; row++) insert.run("x".repeat(500)); });
-  for (let rows = 10; ; rows += 10) { ten(); process.stdout.write(rows + "\\n"); }
-`;
-
-describe("on a writable mount", () => {
-  it("git clones, commits, packs and finds nothing wrong", { skip: missing("git") }, async (t) => {
-    const { inside, outside, again } = await place(t);
-    makeTree(outside);
-    run(outside, "git", "init", "--quiet");
-    run(outside, "git", "add", "--all");
-    run(outside, "git", ...GIT_USER, "commit", "--quiet", "--message", "one");
-    run(inside, "git", "clone", "--quiet", outside, "clone");
-    const clone = join(inside, "clone");
-    const check = (): void => {
-      run(clone, "git", "fsck", "--full", "--strict");
-      assert.equal(run(clone, "git", "status", "--porcelain"), "");
-    };
-    check();
-    writeFileSync(join(clone, "d2/f2"), "changed");
-    rmSync(join(clone, "d3/f3"));
-    run(clone, "git", "mv", "d4", "moved");
-    run(clone, "git", ...GIT_USER, "commit", "--quiet", "--all", "--message", "two");
-    check();
-    run(clone, "git", "gc", "--quiet");
-    check();
-    await again();
-    check();
-    assert.equal(run(clone, "git", "log", "--format=%s"), "two\none\n");
-    run(outside, "git", "fetch", "--quiet", clone);
+    it(`${program.name} finds all as it was in the bundle`, { skip }, async () => {
+      const bundle = await mounted.unmount();
+      const elsewhere = await home.mount(
+        home.path("elsewhere"),
+        `birds@${bundle}`,
+        ...(isRoot ? ["--allow-other"] : []),
+      );
+      await program.check(placeIn(elsewhere.directory));
+    });
   });
+}
 
+describe("SQLite on a writable mount, with others that use the database", () => {
   for (const mode of ["wal", "delete", "persist"]) {
     it(`SQLite keeps a database in journal mode ${mode}`, async (t) => {
-      const { inside, again } = await place(t);
-      const file = join(inside, "database");
+      const fixture = new Fixture(t);
+      const spec = fixture.overlay();
+      const mounted = await fixture.mount("kernel", spec);
+      const file = mounted.path("database");
       const open = (): Database.Database => {
         const database = new Database(file);
         assert.equal(database.pragma(`journal_mode = ${mode}`, { simple: true }), mode);
@@ -134,7 +130,9 @@ describe("on a writable mount", () => {
       database.prepare("DELETE FROM entry WHERE id % 5 = 0").run();
       other.close();
       database.close();
-      await again();
+      mounted.process.kill("SIGKILL");
+      await mounted.ended;
+      await fixture.mount("kernel", spec);
       const reopened = open();
       assert.equal(reopened.pragma("integrity_check", { simple: true }), "ok");
       assert.equal(reopened.prepare("SELECT count(*) FROM entry").pluck().get(), 8000);
@@ -143,65 +141,4 @@ describe("on a writable mount", () => {
       reopened.close();
     });
   }
-
-  for (const mode of ["wal", "delete"]) {
-    it(`SQLite in journal mode ${mode} recovers where the mount died in the middle`, async (t) => {
-      const { inside, again } = await place(t);
-      const file = join(inside, "database");
-      const writer = spawn(process.execPath, ["--input-type=module", "-e", WRITER, file, mode], {
-        cwd: import.meta.dirname,
-        stdio: ["ignore", "pipe", "ignore"],
-      });
-      let printed = "";
-      const enough = new Promise<void>((resolve) => {
-        writer.stdout.on("data", (text) => {
-          printed += text;
-          if (printed.split("\n").length > 60) resolve();
-        });
-      });
-      await enough;
-      const closed = once(writer, "close");
-      await again();
-      writer.kill("SIGKILL");
-      await closed;
-      const committed = Number(printed.trimEnd().split("\n").at(-1));
-      const database = new Database(file);
-      assert.equal(database.pragma("integrity_check", { simple: true }), "ok");
-      const rows = database.prepare("SELECT count(*) FROM entry").pluck().get() as number;
-      assert.ok(rows % 10 === 0 && rows >= committed, `${rows} rows, ${committed} of them known to be committed`);
-      database.close();
-    });
-  }
-
-  it("tar brings a tree in and out", { skip: missing("tar", "diff") }, async (t) => {
-    const { inside, outside, again } = await place(t);
-    makeTree(join(outside, "tree"));
-    run(outside, "tar", "--create", "--sparse", "--file", join(inside, "archive.tar"), "tree");
-    run(inside, "tar", "--extract", "--sparse", "--file", "archive.tar");
-    run(outside, "tar", "--compare", "--file", join(inside, "archive.tar"));
-    await again();
-    run(inside, "tar", "--compare", "--file", "archive.tar");
-    run(outside, "diff", "--recursive", "--no-dereference", "tree", join(inside, "tree"));
-    run(inside, "tar", "--create", "--sparse", "--file", join(outside, "back.tar"), "tree");
-    run(outside, "tar", "--compare", "--file", "back.tar");
-  });
-
-  it("rsync brings a tree there and back with all it has", { skip: missing("rsync") }, async (t) => {
-    const { inside, outside, again } = await place(t);
-    const tree = join(outside, "tree");
-    makeTree(tree);
-    const copy = (from: string, to: string): string => run(outside, "rsync", "-aHAX", "--delete", `${from}/`, `${to}/`);
-    const differences = (from: string, to: string): string =>
-      run(outside, "rsync", "-aHAX", "--checksum", "--dry-run", "--itemize-changes", "--delete", `${from}/`, `${to}/`);
-    copy(tree, join(inside, "tree"));
-    await again();
-    assert.equal(differences(tree, join(inside, "tree")), "");
-    copy(join(inside, "tree"), join(outside, "back"));
-    assert.equal(differences(tree, join(outside, "back")), "");
-    rmSync(join(tree, "d5"), { recursive: true });
-    writeFileSync(join(tree, "large"), noise(8, 3_000_002));
-    copy(tree, join(inside, "tree"));
-    assert.equal(existsSync(join(inside, "tree/d5")), false);
-    assert.equal(differences(tree, join(inside, "tree")), "");
-  });
 });

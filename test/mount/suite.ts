@@ -2,6 +2,7 @@
 
 import { describe } from "node:test";
 import type { ChannelKind } from "../../src/fs/channels/channel.ts";
+import { durabilityTests } from "./durability.ts";
 import { lifeTests } from "./life.ts";
 import { posixTests } from "./posix.ts";
 import { readTests } from "./reading.ts";
@@ -22,6 +23,8 @@ export interface Abilities {
   readonly holes: boolean;
   /** New files belong to who makes them, and setuid bits go when somebody else writes. */
   readonly callers: boolean;
+  /** Who opens a file while another takes its name gets the one or the other. */
+  readonly replaces: boolean;
   /** A reader that is killed goes away while the network is waited for. */
   readonly interrupts: boolean;
 }
@@ -35,6 +38,7 @@ const ABILITIES: Record<ChannelKind, Abilities> = {
     fallocate: true,
     holes: true,
     callers: true,
+    replaces: true,
     interrupts: true,
   },
   "fuse-native": {
@@ -45,6 +49,7 @@ const ABILITIES: Record<ChannelKind, Abilities> = {
     fallocate: false,
     holes: false,
     callers: false,
+    replaces: false,
     interrupts: false,
   },
 };
@@ -55,6 +60,7 @@ export function runMountSuite(kind: ChannelKind): void {
     readTests(kind, ABILITIES[kind]);
     writeTests(kind, ABILITIES[kind]);
     posixTests(kind, ABILITIES[kind]);
+    durabilityTests(kind, ABILITIES[kind]);
     lifeTests(kind, ABILITIES[kind]);
   });
 }

@@ -302,6 +302,17 @@ describe("a mount whose daemon dies", () => {
     assert.equal("small-7" in (await committed()), false);
   });
 
+  it("has files opened in the way that they are open already, which the kernel insists on", async () => {
+    await mount(["--rw", "--open-mode", "passthrough"]);
+    const before = openSync(join(directory, "small-5"), "r");
+    // From here on the kernel could be given the file, were it not open.
+    writeFileSync(join(directory, "small-5"), "written");
+    await replaceDaemon();
+    assert.equal(readFileSync(join(directory, "small-5"), "utf8"), "written");
+    closeSync(before);
+    await ok("unmount", directory);
+  });
+
   it("is unmounted and committed as ever, also while no daemon is there", async () => {
     const { supervisor } = await mount(["--rw"]);
     await writeFile(join(directory, "lark"), "lark");

@@ -7,6 +7,8 @@ import { setTimeout as delay } from "node:timers/promises";
 export interface Fault {
   /** Milliseconds before it is passed on. */
   readonly latency?: number;
+  /** It is passed on when this has settled. */
+  readonly until?: Promise<unknown>;
   /** Answered with this status, and not passed on. */
   readonly status?: number;
   /** The connection is cut after this many bytes of the request's body went to the server. */
@@ -86,6 +88,7 @@ export class FaultProxy {
     this.seen.push(seen);
     const fault = this.plan(seen) ?? {};
     if (fault.latency !== undefined) await delay(fault.latency);
+    await fault.until?.catch(() => undefined);
     if (fault.status !== undefined) {
       if (request.headers.expect === undefined) await once(request.resume(), "end");
       answer.writeHead(fault.status, { connection: "close" }).end();

@@ -29,16 +29,25 @@ export function serverMissing(name: "fake-gcs-server" | "versitygw"): string | f
   return toolPath(name) === undefined && `${name} is not installed, and there is no Go to build it with`;
 }
 
-/** fake-gcs-server, with its objects as files. */
-export async function startGcs(): Promise<StoreServer> {
-  return await startServer({
+/**
+ * fake-gcs-server, with its objects as files; or in memory, where they are gone when it stops, and keys
+ * may be such as no file can be named.
+ */
+export async function startGcs(backend: "filesystem" | "memory" = "filesystem"): Promise<StoreServer> {
+  const server = await startServer({
     name: "fake-gcs-server",
     argv: (port, data) => [
       ...["-scheme", "http", "-host", "127.0.0.1", "-port", String(port)],
-      ...["-backend", "filesystem", "-filesystem-root", data, "-log-level", "error"],
+      ...["-backend", backend, "-filesystem-root", data, "-log-level", "error"],
     ],
     probe: "/storage/v1/b",
   });
+  if (backend === "memory") {
+    const headers = { "content-type": "application/json" };
+    const body = JSON.stringify({ name: BUCKET });
+    await fetch(`${server.endpoint}/storage/v1/b`, { method: "POST", headers, body });
+  }
+  return server;
 }
 
 /** versitygw over a folder, with `S3_CREDENTIALS`. */

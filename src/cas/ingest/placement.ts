@@ -1,7 +1,7 @@
 import type { BlobStore } from "../blobs.ts";
 import type { ByteString } from "../bytes.ts";
 import { type Chunk, ChunkListHasher, type Extent, type FileContent, LARGE_FILE } from "../content.ts";
-import { type DatamonError, ioError } from "../errors.ts";
+import { DatamonError, ioError } from "../errors.ts";
 import { type Hash, hashOf } from "../hash.ts";
 import { Condition } from "./condition.ts";
 import { Fifo } from "./fifo.ts";
@@ -12,7 +12,7 @@ import { Puts } from "./puts.ts";
 import { expectedSizeOf, type FileHandlers, type QueuedFile, ReadQueue } from "./read-queue.ts";
 import { type Readable, rechunk } from "./rechunk.ts";
 import type { SmallFiles } from "./small-files.ts";
-import type { BytesSource, FileStat, PatchedSource, Source } from "./source.ts";
+import type { BytesSource, FileStat, ObjectSource, PatchedSource, Source } from "./source.ts";
 
 /** Results that may wait for those before them: those of a whole group, and enough to keep the threads busy. */
 const WINDOW = GROUP_SPAN + 4096;
@@ -20,6 +20,10 @@ const WINDOW = GROUP_SPAN + 4096;
 const MAX_STREAMS = 2;
 /** Bytes of small content from memory that may wait to be grouped. */
 const MAX_INLINE = 8 * 1024 * 1024;
+/** Objects of a bucket that are read at one time. */
+const MAX_OBJECTS = 64;
+/** How often one is read that changes meanwhile. */
+const TRIES = 3;
 
 /** Where a file's content is. */
 export interface Placed {
@@ -116,6 +120,9 @@ export class Placement<T> implements Stages<{ tag: T; source: Source }, PlaceRes
   readonly #inlineDone = new Condition();
   #span = 0;
   #streams = 0;
+  #objects = 0;
+  /** Ends what is asked for in vain. */
+  readonly #abort = new AbortController();
   #inlineBytes = 0;
   #grouping = false;
   #ended = false;
@@ -136,6 +143,7 @@ export class Placement<T> implements Stages<{ tag: T; source: Source }, PlaceRes
   }
 
   accept({ tag, source }: { tag: T; source: Source }): Slot<T> | Promise<Slot<T>> {
+    if (source.kind === "object") return this.#acceptObject(tag, source);
     if (source.kind !== "path") return this.#acceptReadable(tag, source);
     const slot = this.#slot(tag, expectedSizeOf(source), source.path);
     this.#queue.add(slot);
@@ -162,6 +170,7 @@ export class Placement<T> implements Stages<{ tag: T; source: Source }, PlaceRes
     this.#puts.stop();
     this.#inlineDone.notify();
     if (!completed) {
+      this.#abort.abort(new DatamonError("interrupted", "reading was stopped"));
       // They may tell of groups that were never stored.
       this.#tools.smallFiles.clear();
       await this.#tools.pool.stop();
@@ -229,6 +238,65 @@ export class Placement<T> implements Stages<{ tag: T; source: Source }, PlaceRes
     return slot;
   }
 
+  async #acceptObject(tag: T, source: ObjectSource): Promise<Slot<T>> {
+    const slot = this.#slot(tag, source.size);
+    void this.#readObject(slot, source);
+    void this.#group();
+    while (
+      (this.#inlineBytes > MAX_INLINE || this.#streams >= MAX_STREAMS || this.#objects >= MAX_OBJECTS) &&
+      !this.#flow.stopped
+    ) {
+      await this.#inlineDone.wait();
+    }
+    return slot;
+  }
+
+  /** Reads an object, and again where it changes meanwhile. */
+  async #readObject(slot: Slot<T>, source: ObjectSource): Promise<void> {
+    const large = source.size >= LARGE_FILE;
+    if (large) this.#streams++;
+    else this.#inlineBytes += source.size;
+    this.#objects++;
+    try {
+      for (let tries = 1; slot.small === undefined && slot.content === undefined; tries++) {
+        try {
+          await this.#readOnce(slot, source, tries);
+        } catch (error) {
+          if (!(error instanceof DatamonError) || error.code !== "changed" || tries === TRIES) throw error;
+        }
+      }
+    } catch (error) {
+      slot.error = ioError("read an object", error);
+    } finally {
+      if (large) this.#streams--;
+      else if (slot.small === undefined) this.#inlineBytes -= source.size;
+      this.#objects--;
+      slot.settled = true;
+      if (slot.passed) this.#place(slot);
+      this.#inlineDone.notify();
+      void this.#group();
+    }
+  }
+
+  async #readOnce(slot: Slot<T>, source: ObjectSource, tries: number): Promise<void> {
+    const object = await source.open(tries, this.#abort.signal);
+    const { size } = object.stat;
+    const read = async (offset: number, length: number): Promise<Buffer> => {
+      const bytes = await object.read(offset, length);
+      this.progress(bytes.length);
+      return bytes;
+    };
+    slot.stat = object.stat;
+    if (size >= LARGE_FILE) {
+      slot.content = await this.#store({ size, base: undefined, dirty: [], read });
+    } else {
+      const content = await read(0, size);
+      const held = source.size < LARGE_FILE ? source.size : 0;
+      const bytes = { content, release: () => this.#releaseInline(held) };
+      slot.small = { hash: hashOf(content), bytes, offset: 0, size };
+    }
+  }
+
   async #readSmall(slot: Slot<T>, readable: Readable): Promise<void> {
     // What is in the open batch comes before this one, which waits for it.
     this.#queue.flush();
@@ -265,16 +333,7 @@ export class Placement<T> implements Stages<{ tag: T; source: Source }, PlaceRes
   async #stream(slot: Slot<T>, readable: Readable): Promise<void> {
     this.#streams++;
     try {
-      const list = new ChunkListHasher();
-      const extents: Extent[] = [];
-      for await (const { hash, start, length, zero, content } of rechunk(readable)) {
-        if (this.#flow.stopped) return;
-        list.add(hash, length);
-        if (!zero) extents.push({ start, blob: hash, offset: 0, length });
-        if (content !== undefined) this.#puts.addCounted(hash, content, () => {});
-        await this.#puts.room();
-      }
-      slot.content = { hash: list.digest(), size: readable.size, extents };
+      slot.content = await this.#store(readable);
     } catch (error) {
       slot.error = ioError("read changed content", error);
     } finally {
@@ -282,6 +341,20 @@ export class Placement<T> implements Stages<{ tag: T; source: Source }, PlaceRes
       this.#inlineDone.notify();
       this.#flow.changed();
     }
+  }
+
+  /** Has a large file's chunks put as they come. */
+  async #store(readable: Readable): Promise<FileContent> {
+    const list = new ChunkListHasher();
+    const extents: Extent[] = [];
+    for await (const { hash, start, length, zero, content } of rechunk(readable)) {
+      if (this.#flow.stopped) throw new DatamonError("interrupted", "reading was stopped");
+      list.add(hash, length);
+      if (!zero) extents.push({ start, blob: hash, offset: 0, length });
+      if (content !== undefined) this.#puts.addCounted(hash, content, () => {});
+      await this.#puts.room();
+    }
+    return { hash: list.digest(), size: readable.size, extents };
   }
 
   /** Groups small files, in order, as far as they have been read. */
@@ -301,7 +374,7 @@ export class Placement<T> implements Stages<{ tag: T; source: Source }, PlaceRes
         }
         if (slot.path !== "") this.#queue.release(slot);
       }
-      if (this.#ended && this.#queue.idle) this.#grouper.end();
+      if (this.#ended && this.#queue.idle && this.#objects === 0) this.#grouper.end();
     } catch (error) {
       this.#flow.fail(error);
     } finally {

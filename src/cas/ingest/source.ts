@@ -49,5 +49,28 @@ export interface PatchedSource {
   read(offset: number, length: number): Promise<Buffer>;
 }
 
+/** Something far away, which may become another while it is read. */
+export interface ObjectSource {
+  readonly kind: "object";
+  /** In bytes, as a listing told. */
+  readonly size: number;
+  /**
+   * Begins to read it as it is.
+   *
+   * @param tries counts from 1; it is opened again where it changed, and asked for its state anew then
+   */
+  open(tries: number, signal: AbortSignal): Promise<OpenObject>;
+}
+
+/** An object that is being read, in one state of it. */
+export interface OpenObject {
+  readonly stat: FileStat;
+  /**
+   * The next `length` bytes, which are those at `offset`. Throws "changed" where the object is another
+   * one meanwhile, or is not what the store says of it when all has been read.
+   */
+  read(offset: number, length: number): Promise<Buffer>;
+}
+
 /** Where a file's bytes come from. */
-export type Source = PathSource | BytesSource | PatchedSource;
+export type Source = PathSource | BytesSource | PatchedSource | ObjectSource;

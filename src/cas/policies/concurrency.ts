@@ -9,7 +9,8 @@ export interface ConcurrencyOptions {
   readonly most?: number;
 }
 
-const START = 16;
+/** More than the fetches that a mount makes ahead of its readers, so that a read need not wait for one of these. */
+const START = 32;
 const MOST = 64;
 /** What a request costs apart from its bytes, as bytes. */
 const REQUEST_COST = 64 * 1024;

@@ -1,6 +1,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import type {
   ByteRange,
+  GetOptions,
   ListOptions,
   ObjectBody,
   ObjectInfo,
@@ -34,8 +35,9 @@ export abstract class PolicyStore implements ObjectStore {
     this.inner = inner;
   }
 
-  get(key: string, range?: ByteRange, { signal }: RequestOptions = {}): Promise<Buffer> {
-    return this.around({ verb: "get", key, range, signal }, (own) => this.inner.get(key, range, within(own)));
+  get(key: string, range?: ByteRange, options: GetOptions = {}): Promise<Buffer> {
+    const request: StoreRequest = { verb: "get", key, range, signal: options.signal };
+    return this.around(request, (own) => this.inner.get(key, range, { ...options, ...within(own) }));
   }
 
   put(key: string, body: ObjectBody, options: PutOptions = {}): Promise<boolean> {

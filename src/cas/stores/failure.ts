@@ -58,6 +58,11 @@ function isThrottling({ status, code }: RemoteFailure): boolean {
   return status === 429 || status === 503 || TOO_MANY.test(code ?? "");
 }
 
+/** An object that was replaced or removed since it was looked at. */
+export function changed(doing: string): DatamonError {
+  return new DatamonError("changed", `cannot ${doing}: it changed meanwhile`);
+}
+
 /** A fault point of a store (see `faults.ts`), with the failure as the store would tell it. */
 export function failPoint(doing: string, verb: string, key: string, stage?: string): void {
   try {
@@ -65,4 +70,10 @@ export function failPoint(doing: string, verb: string, key: string, stage?: stri
   } catch (error) {
     throw ioError(doing, error);
   }
+}
+
+/** The error of a request on which nothing moves. */
+export function stalled(): Error {
+  const error = new Error(`nothing was received or sent for ${STALL_MS / 1000} seconds`);
+  return Object.assign(error, { code: "ETIMEDOUT" });
 }

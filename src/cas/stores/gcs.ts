@@ -3,6 +3,7 @@ import type { Storage } from "@google-cloud/storage";
 import { DatamonError, ioError, ObjectNotFoundError, UnavailableError } from "../errors.ts";
 import type {
   ByteRange,
+  GetOptions,
   ListOptions,
   ObjectBody,
   ObjectInfo,
@@ -13,7 +14,8 @@ import type {
 import type { BucketAddress } from "./address.ts";
 import { piecesOf, sizeOf } from "./body.ts";
 import { crc32c, encodeCrc32c } from "./crc32c.ts";
-import { CHECKED_SIZE, failPoint, type RemoteFailure, remoteError } from "./failure.ts";
+import { download } from "./download.ts";
+import { CHECKED_SIZE, changed, failPoint, type RemoteFailure, remoteError } from "./failure.ts";
 import { type Answer, type HttpRequest, send } from "./http.ts";
 import { checkKey, isKey } from "./keys.ts";
 import { MultipartUpload } from "./multipart.ts";
@@ -66,7 +68,8 @@ export class GcsStore implements ObjectStore {
     return new GcsStore(address, apiEndpoint, authClient);
   }
 
-  async get(key: string, range?: ByteRange, options: RequestOptions = {}): Promise<Buffer> {
+  async get(key: string, range?: ByteRange, options: GetOptions = {}): Promise<Buffer> {
+    const { ifVersion } = options;
     const name = this.#nameOf(key);
     const doing = `read object ${key} in ${this.url}`;
     if (range?.length === 0) {
@@ -75,9 +78,15 @@ export class GcsStore implements ObjectStore {
     }
     const headers: Record<string, string> = {};
     if (range !== undefined) headers.range = `bytes=${range.offset}-${range.offset + range.length - 1}`;
-    const url = this.#objectUrl(name, { alt: "media" });
-    const answer = await this.#send(doing, { method: "GET", url, headers, signal: options.signal });
+    // What is stored compressed comes as it is stored.
+    if (this.#address.objects === "any") headers["accept-encoding"] = "gzip";
+    const url = this.#objectUrl(name, { alt: "media", ...(ifVersion && { generation: ifVersion }) });
+    const answer = await this.#send(doing, { method: "GET", url, headers, signal: options.signal }, (request) =>
+      download({ ...request, memory: options.memory }),
+    );
     const { status, body } = answer;
+    const version = answer.headers["x-goog-generation"] ?? ifVersion;
+    if (ifVersion !== undefined && (status === 404 || version !== ifVersion)) throw changed(doing);
     if (status === 200 || status === 206) {
       if (range === undefined || isWhole(range, answer)) checkDownload(answer, doing);
       // A server that knows no ranges sends everything.
@@ -121,19 +130,21 @@ export class GcsStore implements ObjectStore {
 
   async head(key: string, options: RequestOptions = {}): Promise<ObjectInfo | undefined> {
     const doing = `look up object ${key} in ${this.url}`;
-    const url = this.#objectUrl(this.#nameOf(key), { fields: "size" });
+    const url = this.#objectUrl(this.#nameOf(key), { fields: this.#fields("size") });
     const answer = await this.#send(doing, { method: "GET", url, headers: {}, signal: options.signal });
     if (answer.status === 404) {
       await this.#checkBucket(doing, options);
       return undefined;
     }
     if (answer.status !== 200) throw this.#failure(doing, answer);
-    return { key, size: Number(parse<{ size: string }>(answer, doing).size) };
+    return this.#info(key, parse<Resource>(answer, doing));
   }
 
   async list(prefix: string, options: ListOptions = {}): Promise<ObjectInfo[]> {
-    const { prefix: before } = this.#address;
-    const doing = `list objects below ${prefix} in ${this.url}`;
+    const { prefix: before, objects } = this.#address;
+    const doing = `list objects${prefix === "" ? "" : ` below ${prefix}`} in ${this.url}`;
+    // The offset is inclusive, and no character of a key of ours sorts before "!".
+    const beyond = objects === "own" ? "!" : "";
     const page: ObjectInfo[] = [];
     let pageToken: string | undefined;
     // Things in the bucket that are no objects of ours may take up whole pages.
@@ -141,17 +152,16 @@ export class GcsStore implements ObjectStore {
       const url = this.#url("o", {
         prefix: before + prefix,
         maxResults: String(options.limit ?? DEFAULT_PAGE),
-        fields: "items(name,size),nextPageToken",
-        // The offset is inclusive, and no character of a key sorts before "!".
-        ...(options.after === undefined ? {} : { startOffset: `${before}${options.after}!` }),
+        fields: `items(${this.#fields("name,size")}),nextPageToken`,
+        ...(options.after === undefined ? {} : { startOffset: before + options.after + beyond }),
         ...(pageToken === undefined ? {} : { pageToken }),
       });
       const answer = await this.#send(doing, { method: "GET", url, headers: {}, signal: options.signal });
       if (answer.status !== 200) throw this.#failure(doing, answer);
       const { items = [], nextPageToken } = parse<Listing>(answer, doing);
-      for (const { name, size } of items) {
-        const key = name.slice(before.length);
-        if (isKey(key)) page.push({ key, size: Number(size) });
+      for (const item of items) {
+        const key = item.name.slice(before.length);
+        if (key !== options.after && (objects === "any" || isKey(key))) page.push(this.#info(key, item));
       }
       pageToken = nextPageToken;
     } while (page.length === 0 && pageToken !== undefined);
@@ -167,6 +177,16 @@ export class GcsStore implements ObjectStore {
     else if (answer.status !== 200 && answer.status !== 204) throw this.#failure(doing, answer);
   }
 
+  #fields(fields: string): string {
+    return this.#address.objects === "own" ? fields : `${fields},generation,timeCreated,crc32c`;
+  }
+
+  #info(key: string, { size, generation, timeCreated, crc32c: value }: Resource): ObjectInfo {
+    if (this.#address.objects === "own") return { key, size: Number(size) };
+    const checksum = value === undefined ? {} : { checksum: { kind: "crc32c" as const, value } };
+    return { key, size: Number(size), state: { version: generation, modified: Date.parse(timeCreated), ...checksum } };
+  }
+
   #url(path: string, query: Record<string, string>): URL {
     return new URL(`${this.#endpoint}/storage/v1/b/${this.#address.bucket}/${path}?${new URLSearchParams(query)}`);
   }
@@ -176,14 +196,18 @@ export class GcsStore implements ObjectStore {
   }
 
   #nameOf(key: string): string {
-    checkKey(key, this.url);
+    if (this.#address.objects === "own") checkKey(key, this.url);
     return this.#address.prefix + key;
   }
 
-  async #send(doing: string, request: HttpRequest): Promise<Answer> {
+  async #send(
+    doing: string,
+    request: HttpRequest,
+    by: (request: HttpRequest) => Promise<Answer> = send,
+  ): Promise<Answer> {
     const headers = this.#auth === undefined ? {} : await this.#authorization(this.#auth, doing);
     try {
-      return await send({ ...request, headers: { ...headers, ...request.headers } });
+      return await by({ ...request, headers: { ...headers, ...request.headers } });
     } catch (error) {
       if (request.signal?.aborted === true) throw error;
       throw remoteError(doing, networkFailure(error), HINT);
@@ -231,8 +255,16 @@ export class GcsStore implements ObjectStore {
   }
 }
 
+interface Resource {
+  readonly name: string;
+  readonly size: string;
+  readonly generation: string;
+  readonly timeCreated: string;
+  readonly crc32c?: string;
+}
+
 interface Listing {
-  readonly items?: readonly { readonly name: string; readonly size: string }[];
+  readonly items?: readonly Resource[];
   readonly nextPageToken?: string;
 }
 

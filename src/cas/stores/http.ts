@@ -1,8 +1,8 @@
-import http, { type IncomingHttpHeaders, type IncomingMessage, type OutgoingHttpHeaders } from "node:http";
+import http, { type IncomingHttpHeaders, type IncomingMessage } from "node:http";
 import https from "node:https";
 import type { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { STALL_MS } from "./failure.ts";
+import { STALL_MS, stalled } from "./failure.ts";
 
 /** The answer to a request, with its whole body. */
 export interface Answer {
@@ -17,7 +17,7 @@ export type Pieces = Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
 export interface HttpRequest {
   readonly method: string;
   readonly url: URL;
-  readonly headers: OutgoingHttpHeaders;
+  readonly headers: Readonly<Record<string, string | number>>;
   readonly body?: Pieces;
   readonly signal?: AbortSignal | undefined;
 }
@@ -83,9 +83,4 @@ export function collectBody(stream: Readable, length: number | undefined): Promi
     stream.on("error", reject);
     stream.on("close", () => reject(new Error("the connection was closed in the middle of an answer")));
   });
-}
-
-function stalled(): Error {
-  const error = new Error(`nothing was received or sent for ${STALL_MS / 1000} seconds`);
-  return Object.assign(error, { code: "ETIMEDOUT" });
 }

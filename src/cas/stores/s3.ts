@@ -1,20 +1,23 @@
 import { createReadStream } from "node:fs";
 import { addAbortSignal, type Readable } from "node:stream";
 import { crc32 } from "node:zlib";
-import type { GetObjectCommandInput, S3Client, S3ClientConfig } from "@aws-sdk/client-s3";
+import type { GetObjectCommandInput, HeadObjectCommandOutput, S3Client, S3ClientConfig } from "@aws-sdk/client-s3";
 import { DatamonError, ioError, ObjectNotFoundError, UnavailableError } from "../errors.ts";
 import type {
   ByteRange,
+  GetOptions,
   ListOptions,
   ObjectBody,
   ObjectInfo,
+  ObjectState,
   ObjectStore,
   PutOptions,
   RequestOptions,
 } from "../store.ts";
 import { type BucketAddress, senseless } from "./address.ts";
 import { piecesOf, sizeOf } from "./body.ts";
-import { CHECKED_SIZE, failPoint, remoteError, STALL_MS } from "./failure.ts";
+import { download } from "./download.ts";
+import { CHECKED_SIZE, changed, failPoint, remoteError, STALL_MS } from "./failure.ts";
 import { collectBody } from "./http.ts";
 import { checkKey, isKey } from "./keys.ts";
 
@@ -51,9 +54,10 @@ export class S3Store implements ObjectStore {
     return new S3Store(address, sdk, new sdk.S3Client(clientConfig(address)));
   }
 
-  async get(key: string, range?: ByteRange, options: RequestOptions = {}): Promise<Buffer> {
+  async get(key: string, range?: ByteRange, options: GetOptions = {}): Promise<Buffer> {
+    const { ifVersion } = options;
     const doing = `read object ${key} in ${this.url}`;
-    const object = this.#object(key);
+    const object = { ...this.#object(key), ...(ifVersion && { IfMatch: ifVersion }) };
     if (range?.length === 0) {
       if ((await this.head(key, options)) === undefined) throw new ObjectNotFoundError(this.url, key);
       return Buffer.alloc(0);
@@ -64,10 +68,10 @@ export class S3Store implements ObjectStore {
         const bytes = await this.#read({ ...object, ChecksumMode: "ENABLED" }, range?.length, options);
         if (bytes !== undefined) return bytes;
       }
-      const Range = `bytes=${range!.offset}-${range!.offset + range!.length - 1}`;
-      return (await this.#read({ ...object, Range }, undefined, options))!;
+      return await this.#download(object, range!, options);
     } catch (error) {
       const { status, code } = detailsOf(error);
+      if (ifVersion !== undefined && (status === 404 || status === 412)) throw changed(doing);
       if (status === 416) return Buffer.alloc(0);
       if (status !== 404 || code === "NoSuchBucket") throw this.#failure(doing, error);
       await this.#checkBucket(doing);
@@ -87,6 +91,29 @@ export class S3Store implements ObjectStore {
     if (most === undefined || (ContentLength ?? 0) <= most) return await collectBody(stream, ContentLength);
     stream.on("error", ignore).destroy();
     return undefined;
+  }
+
+  /** The same without the SDK's streams and checksums: it signs the request, and is handed the answer. */
+  async #download(
+    object: { Bucket: string; Key: string },
+    { offset, length }: ByteRange,
+    options: RequestOptions,
+  ): Promise<Buffer> {
+    const Range = `bytes=${offset}-${offset + length - 1}`;
+    const command = new this.#sdk.GetObjectCommand({ ...object, Range });
+    let bytes: Buffer = Buffer.alloc(0);
+    const fetchIt = () => async (args: { request: unknown }) => {
+      const { status, headers, body } = await download({ ...signed(args.request), ...options });
+      const response = { statusCode: status, headers };
+      const $metadata = { httpStatusCode: status };
+      if (status !== 200 && status !== 206) throw Object.assign(errorIn(body), { $metadata, $response: response });
+      // A server that knows no ranges sends everything.
+      bytes = status === 200 ? body.subarray(offset, offset + length) : body;
+      return { response, output: { $metadata } };
+    };
+    command.middlewareStack.add(fetchIt, { step: "deserialize", name: "download", priority: "high" });
+    await this.#client.send(command, abortable(options));
+    return bytes;
   }
 
   async put(key: string, body: ObjectBody, options: PutOptions = {}): Promise<boolean> {
@@ -124,11 +151,16 @@ export class S3Store implements ObjectStore {
 
   async head(key: string, options: RequestOptions = {}): Promise<ObjectInfo | undefined> {
     const doing = `look up object ${key} in ${this.url}`;
-    const command = new this.#sdk.HeadObjectCommand(this.#object(key));
+    const own = this.#address.objects === "own";
+    const command = new this.#sdk.HeadObjectCommand({
+      ...this.#object(key),
+      ...(own ? {} : { ChecksumMode: "ENABLED" }),
+    });
     try {
-      const { ContentLength } = await this.#client.send(command, abortable(options));
+      const answer = await this.#client.send(command, abortable(options));
       this.#bucketKnown = true;
-      return { key, size: ContentLength ?? 0 };
+      const size = answer.ContentLength ?? 0;
+      return own ? { key, size } : { key, size, state: { ...stateOf(answer), ...checksumIn(answer) } };
     } catch (error) {
       if (detailsOf(error).status !== 404) throw this.#failure(doing, error);
       await this.#checkBucket(doing);
@@ -137,8 +169,8 @@ export class S3Store implements ObjectStore {
   }
 
   async list(prefix: string, options: ListOptions = {}): Promise<ObjectInfo[]> {
-    const { bucket, prefix: before } = this.#address;
-    const doing = `list objects below ${prefix} in ${this.url}`;
+    const { bucket, prefix: before, objects } = this.#address;
+    const doing = `list objects${prefix === "" ? "" : ` below ${prefix}`} in ${this.url}`;
     const page: ObjectInfo[] = [];
     let ContinuationToken: string | undefined;
     // Things in the bucket that are no objects of ours may take up whole pages.
@@ -149,13 +181,18 @@ export class S3Store implements ObjectStore {
         MaxKeys: options.limit ?? DEFAULT_PAGE,
         ...(options.after === undefined ? {} : { StartAfter: before + options.after }),
         ContinuationToken,
+        // Keys may have characters that XML cannot.
+        ...(objects === "any" ? { EncodingType: "url" } : {}),
       });
       try {
         const answer = await this.#client.send(command, abortable(options));
         this.#bucketKnown = true;
-        for (const { Key = "", Size = 0 } of answer.Contents ?? []) {
-          const key = Key.slice(before.length);
-          if (isKey(key)) page.push({ key, size: Size });
+        const encoded = answer.EncodingType === "url";
+        for (const item of answer.Contents ?? []) {
+          const { Key = "", Size: size = 0 } = item;
+          const key = (encoded ? decodeURIComponent(Key.replaceAll("+", " ")) : Key).slice(before.length);
+          if (objects === "any") page.push({ key, size, state: stateOf(item) });
+          else if (isKey(key)) page.push({ key, size });
         }
         ContinuationToken = answer.IsTruncated === true ? answer.NextContinuationToken : undefined;
       } catch (error) {
@@ -178,7 +215,7 @@ export class S3Store implements ObjectStore {
   }
 
   #object(key: string): { Bucket: string; Key: string } {
-    checkKey(key, this.url);
+    if (this.#address.objects === "own") checkKey(key, this.url);
     return { Bucket: this.#address.bucket, Key: this.#address.prefix + key };
   }
 
@@ -217,11 +254,16 @@ export class S3Store implements ObjectStore {
 
 function clientConfig({ url, parameters }: BucketAddress): S3ClientConfig {
   const [region, endpoint, profile] = ["region", "endpoint", "profile"].map((name) => parameters.get(name));
-  const pathStyle = parameters.get("path-style") ?? String(endpoint !== undefined);
+  const { AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_REGION, AWS_DEFAULT_REGION } = process.env;
+  // An endpoint in the environment is found by the SDK itself.
+  const other = endpoint !== undefined || Boolean(AWS_ENDPOINT_URL_S3 || AWS_ENDPOINT_URL);
+  const pathStyle = parameters.get("path-style") ?? String(other);
   if (pathStyle !== "true" && pathStyle !== "false") throw senseless(url, "path-style is true or false");
   if (endpoint !== undefined && !/^https?:\/\/[^/]/.test(endpoint)) {
     throw senseless(url, "endpoint is a URL such as https://s3.example.org");
   }
+  // Where a profile is named, it has the word.
+  const usual = AWS_REGION || (profile === undefined && AWS_DEFAULT_REGION) || (other && REGION_OF_OTHERS) || undefined;
   const pool = { keepAlive: true, maxSockets: 256 };
   return {
     maxAttempts: 1,
@@ -232,8 +274,8 @@ function clientConfig({ url, parameters }: BucketAddress): S3ClientConfig {
     responseChecksumValidation: "WHEN_REQUIRED",
     requestHandler: { connectionTimeout: CONNECT_MS, socketTimeout: STALL_MS, httpAgent: pool, httpsAgent: pool },
     ...(profile === undefined ? {} : { profile }),
-    ...(endpoint === undefined ? {} : { endpoint, region: process.env.AWS_REGION ?? REGION_OF_OTHERS }),
-    ...(region === undefined ? {} : { region }),
+    ...(endpoint === undefined ? {} : { endpoint }),
+    ...((region ?? usual) === undefined ? {} : { region: region ?? usual }),
   };
 }
 
@@ -259,6 +301,49 @@ async function checksumOf(body: ObjectBody, doing: string): Promise<string> {
 function inOnePiece(body: Uint8Array | readonly Uint8Array[]): Uint8Array {
   if (!(body instanceof Uint8Array)) return Buffer.concat(body);
   return body.buffer instanceof SharedArrayBuffer ? Buffer.from(body) : body;
+}
+
+function stateOf({ ETag = "", LastModified }: { ETag?: string; LastModified?: Date }): ObjectState {
+  return { version: ETag, modified: LastModified?.getTime() ?? 0 };
+}
+
+/** The checksum of a whole object, where its answer has one: one of parts has a dash in it, or says so. */
+function checksumIn(answer: HeadObjectCommandOutput): Pick<ObjectState, "checksum"> {
+  const { ChecksumCRC32, ChecksumCRC32C, ChecksumType } = answer;
+  if (ChecksumType === "COMPOSITE") return {};
+  for (const [kind, value] of [
+    ["crc32", ChecksumCRC32],
+    ["crc32c", ChecksumCRC32C],
+  ] as const) {
+    if (value !== undefined && !value.includes("-")) return { checksum: { kind, value } };
+  }
+  return {};
+}
+
+interface SignedRequest {
+  readonly protocol: string;
+  readonly hostname: string;
+  readonly port?: number;
+  readonly path: string;
+  readonly query?: Readonly<Record<string, string | readonly string[] | null>>;
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+/** Where the SDK's request goes, and the headers that it is signed with. */
+function signed(request: unknown): { url: URL; headers: Readonly<Record<string, string>> } {
+  const { protocol, hostname, port, path, query = {}, headers } = request as SignedRequest;
+  const url = new URL(`${protocol}//${hostname}${port === undefined ? "" : `:${port}`}${path}`);
+  for (const [name, value] of Object.entries(query)) {
+    for (const one of [value].flat()) url.searchParams.append(name, one ?? "");
+  }
+  return { url, headers };
+}
+
+/** The error that an answer tells of, in XML, under the name that the service gives it. */
+function errorIn(body: Buffer): Error {
+  const text = body.toString("utf8");
+  const [name, message] = ["Code", "Message"].map((tag) => new RegExp(`<${tag}>([^<]*)</${tag}>`).exec(text)?.[1]);
+  return Object.assign(new Error(message ?? ""), { name: name ?? "UnknownError" });
 }
 
 function detailsOf(error: unknown): { status: number | undefined; code: string | undefined; message: string } {

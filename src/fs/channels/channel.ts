@@ -20,6 +20,8 @@ export interface ChannelOptions {
   readonly name: string;
   /** Other users than the one who mounts see it too, each with the permissions that its files give. */
   readonly allowOther?: boolean | undefined;
+  /** Every user may do everything with all files, whatever their owners and modes say; with `allowOther` only. */
+  readonly unchecked?: boolean | undefined;
   /** How files are to be opened. */
   readonly openMode: OpenModeChoice;
   /** Where reads go whose content is not on this machine. */
@@ -49,6 +51,13 @@ export interface Channel {
    * with `lazy` it goes all the same, and what is open in it fails from then on.
    */
   unmount(options?: { lazy?: boolean }): Promise<void>;
+  /**
+   * Freezes a writable namespace (`Namespace.freeze`) while nobody changes anything: false where
+   * nothing had been changed. DatamonError "io" where those who write could not be stopped, and when the mount is gone.
+   */
+  freeze(): Promise<boolean>;
+  /** Puts a bundle in the place of what is frozen (`Namespace.rebase`); false where that cannot be done yet. */
+  rebase(catalog: string | undefined, bundle: string | undefined): Promise<boolean>;
   counts(): ChannelCounts;
 }
 

@@ -10,6 +10,7 @@ import {
   mkdirSync,
   openSync,
   readdirSync,
+  readFileSync,
   statSync,
   unlinkSync,
   writeSync,
@@ -19,10 +20,14 @@ import { isErrno } from "../../cas/index.ts";
 import { FsError } from "../errno.ts";
 import { FALLOC_PUNCH_HOLE } from "../namespace.ts";
 import { fallocate, setModified, syncfs } from "./libc.ts";
-import { Space } from "./space.ts";
+import type { Space } from "./space.ts";
 
-/** Descriptors that stay open although nobody has the inode open. */
+/** Descriptors that stay open although nobody has the inode open, and what share of all they may be. */
 const IDLE_DESCRIPTORS = 256;
+const IDLE_SHARE = 1 / 8;
+
+/** Descriptors that are left to the rest of the daemon: for stores, the cache and what asks about the mount. */
+const OTHER_DESCRIPTORS = 128;
 
 /** Files that `syncAll` syncs one by one; beyond, it syncs the whole file system. */
 const SYNC_ONE_BY_ONE = 256;
@@ -45,17 +50,46 @@ export class DataFiles {
   readonly #held = new Map<number, number>();
   /** Open descriptors of the others, the one that was let go first in front. */
   readonly #idle = new Map<number, number>();
+  /** How many files this process may have open. */
+  readonly #descriptors = descriptorLimit();
   readonly #dirty = new Set<number>();
   /** Those that others write to. */
   readonly #shared = new Set<number>();
   #namesDirty = false;
   #allDirty = false;
 
-  /** @param limit bytes that data and `journal` may take together */
-  constructor(directory: string, journal?: string, limit?: number) {
+  /** @param space what they may take of the disk, where that has a limit */
+  constructor(directory: string, space?: Space) {
     this.directory = directory;
+    this.space = space;
     mkdirSync(directory, { recursive: true, mode: 0o700 });
-    if (journal !== undefined && limit !== undefined) this.space = new Space(limit, directory, journal);
+  }
+
+  /**
+   * The data files of a layer above, in `directory`. Those of `carried` are its own from here on, and
+   * this one is to have others of their names; what is open stays open in both.
+   */
+  above(directory: string, carried: Iterable<number>): DataFiles {
+    const above = new DataFiles(directory, this.space);
+    for (const [ino, pins] of this.#pins) above.#pins.set(ino, pins);
+    for (const ino of carried) {
+      const fd = this.#known(ino);
+      if (fd !== undefined) (this.#held.delete(ino) ? above.#held : above.#idle).set(ino, fd);
+      this.#idle.delete(ino);
+      if (this.#shared.delete(ino)) above.#shared.add(ino);
+      above.#dirty.add(ino);
+    }
+    return above;
+  }
+
+  /** The inodes whose files others write to. */
+  shared(): ReadonlySet<number> {
+    return this.#shared;
+  }
+
+  /** False where this process has as many files open for programs as it may. */
+  get hasRoom(): boolean {
+    return this.#held.size < Math.max(this.#descriptors - OTHER_DESCRIPTORS, this.#descriptors / 4);
   }
 
   path(ino: number): string {
@@ -175,6 +209,14 @@ export class DataFiles {
     }
   }
 
+  /**
+   * Removes the files of inodes from `first` on, numbers that no inode has yet: they are of changes
+   * that a journal whose end was torn away does not know.
+   */
+  removeFrom(first: number): void {
+    for (const name of readdirSync(this.directory)) if (Number(name) >= first) this.remove(Number(name));
+  }
+
   /** The content of `ino`, and its file's name, are on the disk when this returns. */
   sync(ino: number): void {
     if (this.#dirty.has(ino) || this.#allDirty || this.#shared.has(ino)) {
@@ -229,6 +271,7 @@ export class DataFiles {
   #open(ino: number, flags: number): number {
     const known = this.#known(ino);
     if (known !== undefined) return known;
+    if (!this.hasRoom) throw tooManyFiles(this.#descriptors);
     const fd = openSync(this.path(ino), flags, 0o600);
     if ((flags & constants.O_CREAT) !== 0) this.#namesDirty = true;
     if (this.#pins.has(ino)) {
@@ -241,7 +284,7 @@ export class DataFiles {
   }
 
   #makeRoom(): void {
-    if (this.#idle.size < IDLE_DESCRIPTORS) return;
+    if (this.#idle.size < Math.min(IDLE_DESCRIPTORS, this.#descriptors * IDLE_SHARE)) return;
     for (const ino of this.#idle.keys()) {
       this.#close(ino);
       return;
@@ -285,4 +328,19 @@ export class DataFiles {
       closeSync(fd);
     }
   }
+}
+
+function descriptorLimit(): number {
+  try {
+    const limits = readFileSync("/proc/self/limits", "latin1");
+    return Number(/^Max open files +(\d+)/m.exec(limits)?.[1] ?? Number.POSITIVE_INFINITY);
+  } catch {
+    return Number.POSITIVE_INFINITY;
+  }
+}
+
+/** The program has done nothing wrong: ENFILE, and the log says what to do. */
+function tooManyFiles(limit: number): Error {
+  const message = `this process may have ${limit} files open: too few for those that programs have open for writing; raise ulimit -n`;
+  return Object.assign(new Error(message), { code: "ENFILE" });
 }

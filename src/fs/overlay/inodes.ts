@@ -39,7 +39,7 @@ interface Hot {
 }
 
 /** The clock of files goes in steps of this many nanoseconds at most (one of the kernel's ticks), and lags as much. */
-const FILE_CLOCK_STEP = 10_000_000n;
+export const FILE_CLOCK_STEP = 10_000_000n;
 
 /** The changes of one call, gathered so that they are made together or not at all. */
 export class Edit {
@@ -83,22 +83,37 @@ export class Edit {
 export class Inodes {
   readonly journal: Journal;
   readonly data: DataFiles;
-  readonly base: Base;
+  #base: Base;
   /** Numbers up to this one are the base's. */
   readonly lastBaseIno: number;
   /** Inodes of the base that have a row, or had one and are gone. */
   readonly #changed: InoSet;
   readonly #hot = new Map<number, Hot>();
-  readonly #reserve: Reserve;
+  readonly #reserve: Reserve | undefined;
 
-  constructor(base: Base, journal: Journal, data: DataFiles, reserve: Reserve) {
+  /** @param reserve what nothing is changed without; undefined for inodes that are only read */
+  constructor(base: Base, journal: Journal, data: DataFiles, reserve: Reserve | undefined) {
     this.#reserve = reserve;
-    this.base = base;
+    this.#base = base;
     this.journal = journal;
     this.data = data;
-    this.lastBaseIno = base.maxIno();
+    this.lastBaseIno = journal.lastBaseIno;
     this.#changed = new InoSet(this.lastBaseIno);
     for (const ino of journal.changedInos(this.lastBaseIno)) this.#changed.add(ino);
+  }
+
+  get base(): Base {
+    return this.#base;
+  }
+
+  /** Puts another base, which has the same inodes by the same numbers, in the place of this one. */
+  rebase(base: Base): void {
+    this.#base = base;
+  }
+
+  /** True where the inode is not, or was not always, the base's as it was. */
+  hasRow(ino: number): boolean {
+    return ino > this.lastBaseIno || this.#changed.has(ino);
   }
 
   /** The inode's row, undefined where it is the base's as it was; ENOENT where there is no such inode any more. */
@@ -196,11 +211,11 @@ export class Inodes {
         try {
           return this.apply(change);
         } catch (error) {
-          if (errnoName(error) !== "ENOSPC" || !this.#reserve.release()) throw error;
+          if (errnoName(error) !== "ENOSPC" || !this.#reserve?.release()) throw error;
         }
       }
     } finally {
-      this.#reserve.hold();
+      this.#reserve?.hold();
     }
   }
 

@@ -9,38 +9,14 @@
 import { closeSync, fdatasyncSync, openSync } from "node:fs";
 import Database from "better-sqlite3";
 import { type ByteString, DatamonError, isErrno } from "../../cas/index.ts";
+import { SCHEMA, SQL } from "./journal-sql.ts";
+import { Leftovers } from "./leftovers.ts";
 
 /** Version of the journal's schema; a journal of another version is refused. */
 const FORMAT = 1;
 
 /** Inode numbers are taken from the journal in runs, so that one that was given out is never given out again. */
 const INO_RUN = 1024;
-
-const SCHEMA = `
-CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
-CREATE TABLE inode (
-  ino INTEGER PRIMARY KEY,
-  mode INTEGER NOT NULL,
-  uid INTEGER NOT NULL,
-  gid INTEGER NOT NULL,
-  rdev INTEGER NOT NULL,
-  nlink INTEGER NOT NULL,
-  size INTEGER NOT NULL,
-  base_size INTEGER NOT NULL,
-  mtime_ns INTEGER NOT NULL,
-  ctime_ns INTEGER NOT NULL,
-  atime_ns INTEGER,
-  mtime_set INTEGER NOT NULL,
-  target TEXT,
-  parent INTEGER NOT NULL,
-  trim INTEGER NOT NULL,
-  own_xattrs INTEGER NOT NULL,
-  changed INTEGER NOT NULL
-);
-CREATE TABLE dentry (parent INTEGER NOT NULL, name TEXT NOT NULL, ino INTEGER, PRIMARY KEY (parent, name)) WITHOUT ROWID;
-CREATE TABLE range (ino INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL, PRIMARY KEY (ino, start)) WITHOUT ROWID;
-CREATE TABLE xattr (ino INTEGER NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (ino, name)) WITHOUT ROWID;
-`;
 
 /** An inode that is new or differs from the base. Names and targets are kept as text with one character a byte. */
 export interface InodeRow {
@@ -98,6 +74,8 @@ export class Journal {
   #inoLimit: number;
   /** The request whose change the next transaction makes. */
   #request: string | undefined;
+  /** Undefined where they are to be looked for. */
+  #knownLeftovers: Leftovers | undefined;
 
   private constructor(file: string, database: Database.Database) {
     this.file = file;
@@ -114,11 +92,10 @@ export class Journal {
   /**
    * Opens the journal `file`, making it where it is not there.
    *
-   * @param bundle id of the base; a journal over another is refused with "conflict"
-   * @param lastBaseIno the highest inode number of the base: new inodes come after it
+   * @param base id of the bundle that it stands on, or name of the layer; a journal over another is refused with "conflict"
+   * @param lastBaseIno the highest inode number of the base: inodes of a new journal come after it
    */
-  static open(file: string, bundle: string | undefined, lastBaseIno: number): Journal {
-    const base = bundle ?? "";
+  static open(file: string, base = "", lastBaseIno = 0): Journal {
     const database = connect(file, false);
     try {
       database.pragma("journal_mode = WAL");
@@ -138,7 +115,7 @@ export class Journal {
       }
       checkFormat(database, file);
       const journal = new Journal(file, database);
-      if (journal.#meta("base") !== base || journal.#meta("last_base_ino") !== lastBaseIno) {
+      if (journal.#meta("base") !== base || journal.lastBaseIno < lastBaseIno) {
         throw new DatamonError("conflict", `the scratch journal ${file} belongs to another base`, {
           hint: "Open it with the bundle that it was made for.",
         });
@@ -148,6 +125,17 @@ export class Journal {
       database.close();
       throw error;
     }
+  }
+
+  /** Numbers up to this one are not this journal's to give out. */
+  get lastBaseIno(): number {
+    return Number(this.#meta("last_base_ino"));
+  }
+
+  /** Makes it stand on another base, which has the same inodes by the same numbers; on the disk when this returns. */
+  rebase(base: string): void {
+    this.#statements.setBase.run(base);
+    this.sync();
   }
 
   /** Runs `change` as one transaction: all of it is in the journal, or nothing. */
@@ -161,6 +149,7 @@ export class Journal {
       return result;
     } catch (error) {
       if (this.#database.inTransaction) this.#statements.rollback.run();
+      this.#knownLeftovers = undefined;
       throw error;
     }
   }
@@ -185,6 +174,11 @@ export class Journal {
     return this.#nextIno;
   }
 
+  /** The highest number that was ever set aside for inodes of this journal. */
+  get lastIno(): number {
+    return this.#inoLimit - 1;
+  }
+
   /** A number that no inode has had. Call it within a transaction. */
   allocateIno(): number {
     if (this.#nextIno === this.#inoLimit) {
@@ -198,6 +192,18 @@ export class Journal {
     return rowOf(this.#statements.getInode.get(ino));
   }
 
+  /** Inodes with a name that are neither files nor directories nor symbolic links. */
+  specials(): InodeRow[] {
+    const rows = [...this.#leftovers.specials].map((ino) => this.inode(ino));
+    return rows.filter((row) => row !== undefined && row.nlink > 0) as InodeRow[];
+  }
+
+  /** The names that lead to these inodes; looks through all names. */
+  namesOf(inos: readonly number[]): { parent: number; name: ByteString; ino: number }[] {
+    if (inos.length === 0) return [];
+    return this.#statements.namesOf.all(JSON.stringify(inos)) as { parent: number; name: ByteString; ino: number }[];
+  }
+
   /** Every inode in the order of numbers, from `first` to `last`, read page by page: the journal may change meanwhile. */
   *inodes(first: number, last: number): Generator<InodeRow> {
     for (let next = first; ; ) {
@@ -209,6 +215,7 @@ export class Journal {
   }
 
   putInode(row: InodeRow): void {
+    this.#knownLeftovers?.put(row);
     this.#statements.putInode.run(
       row.ino,
       row.mode,
@@ -232,6 +239,7 @@ export class Journal {
 
   /** Removes an inode with all that belongs to it; names that lead to it, and whiteouts in it, stay. */
   removeInode({ ino, baseSize, ownXattrs }: InodeRow): void {
+    this.#knownLeftovers?.remove(ino);
     this.#statements.removeInode.run(ino);
     if (baseSize > 0) this.#statements.removeRanges.run(ino);
     if (ownXattrs) this.#statements.removeXattrs.run(ino);
@@ -244,7 +252,7 @@ export class Journal {
 
   /** Inodes that were unlinked while open. */
   orphans(): number[] {
-    return this.#statements.orphans.pluck().all() as number[];
+    return [...this.#leftovers.orphans].sort((one, other) => one - other);
   }
 
   /** The entry, undefined where the journal says nothing of the name. */
@@ -320,6 +328,11 @@ export class Journal {
     this.#statements.removeXattr.run(ino, name);
   }
 
+  /** True where `countChanges` is not 0. */
+  hasChanges(): boolean {
+    return this.#statements.hasChanges.pluck().get() === 1;
+  }
+
   /** Names that differ, and inodes of the base that do. */
   countChanges(): number {
     return this.#statements.countChanges.pluck().get() as number;
@@ -350,47 +363,18 @@ export class Journal {
     this.#database.close();
   }
 
+  get #leftovers(): Leftovers {
+    if (this.#knownLeftovers === undefined) {
+      this.#knownLeftovers = new Leftovers();
+      for (const row of this.#statements.leftovers.iterate()) this.#knownLeftovers.put(row as InodeRow);
+    }
+    return this.#knownLeftovers;
+  }
+
   #meta(key: string): string | number | undefined {
     return this.#statements.getMeta.pluck().get(key) as string | number | undefined;
   }
 }
-
-const SQL = {
-  begin: "BEGIN IMMEDIATE",
-  commit: "COMMIT",
-  rollback: "ROLLBACK",
-  getMeta: "SELECT value FROM meta WHERE key = ?",
-  setNextIno: "UPDATE meta SET value = ? WHERE key = 'next_ino'",
-  setRequest: "INSERT INTO meta VALUES ('request', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-  forgetRequest: "DELETE FROM meta WHERE key = 'request'",
-  getInode: "SELECT * FROM inode WHERE ino = ?",
-  inodes: "SELECT * FROM inode WHERE ino BETWEEN ? AND ? ORDER BY ino LIMIT ?",
-  putInode: "INSERT OR REPLACE INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-  removeInode: "DELETE FROM inode WHERE ino = ?",
-  changedInos: "SELECT ino FROM inode WHERE ino <= ?",
-  orphans: "SELECT ino FROM inode WHERE nlink = 0",
-  getDentry: "SELECT ino FROM dentry WHERE parent = ? AND name = ?",
-  dentries: "SELECT name, ino FROM dentry WHERE parent = ? AND name > ? ORDER BY name LIMIT ?",
-  directories: "SELECT DISTINCT parent FROM dentry WHERE parent > ? ORDER BY parent LIMIT ?",
-  putDentry: "INSERT INTO dentry VALUES (?, ?, ?) ON CONFLICT (parent, name) DO UPDATE SET ino = excluded.ino",
-  removeDentry: "DELETE FROM dentry WHERE parent = ? AND name = ?",
-  // From the last range that starts at or before the start to the last one that starts at or before the end.
-  ranges: `SELECT start, end FROM range WHERE ino = ? AND start <= ? AND start >= ifnull(
-    (SELECT max(start) FROM range WHERE ino = ? AND start <= ?), 0) ORDER BY start`,
-  hasRanges: "SELECT 1 FROM range WHERE ino = ? LIMIT 1",
-  putRange: "INSERT INTO range VALUES (?, ?, ?) ON CONFLICT (ino, start) DO UPDATE SET end = excluded.end",
-  removeRange: "DELETE FROM range WHERE ino = ? AND start = ?",
-  removeRanges: "DELETE FROM range WHERE ino = ?",
-  removeRangesFrom: "DELETE FROM range WHERE ino = ? AND start >= ?",
-  getXattr: "SELECT value FROM xattr WHERE ino = ? AND name = ?",
-  xattrs: "SELECT name, value FROM xattr WHERE ino = ? ORDER BY name",
-  putXattr: "INSERT INTO xattr VALUES (?, ?, ?) ON CONFLICT (ino, name) DO UPDATE SET value = excluded.value",
-  removeXattr: "DELETE FROM xattr WHERE ino = ? AND name = ?",
-  removeXattrs: "DELETE FROM xattr WHERE ino = ?",
-  countChanges: `SELECT (SELECT count(*) FROM dentry) + (SELECT count(*) FROM inode WHERE changed = 1
-    AND ino BETWEEN 1 AND (SELECT value FROM meta WHERE key = 'last_base_ino'))`,
-  countDentries: "SELECT count(*) FROM dentry WHERE parent = ? AND ino > ?",
-} as const;
 
 /** How many names and inodes a journal changes; reads only, also while a mount writes it. */
 export function countJournalChanges(file: string): number {
@@ -398,6 +382,17 @@ export function countJournalChanges(file: string): number {
   try {
     checkFormat(database, file);
     return database.prepare(SQL.countChanges).pluck().get() as number;
+  } finally {
+    database.close();
+  }
+}
+
+/** What a journal stands on: the id of a bundle, empty for none, or the name of a layer. */
+export function journalBase(file: string): string {
+  const database = connect(file, true);
+  try {
+    checkFormat(database, file);
+    return database.prepare(SQL.getMeta).pluck().get("base") as string;
   } finally {
     database.close();
   }

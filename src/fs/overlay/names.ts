@@ -13,7 +13,7 @@ const PAGE_MIN = 128;
 const PAGE_MAX = 4096;
 
 /** An entry that was found: its inode's number, and its inode where the base had it at hand. */
-interface Found {
+export interface Found {
   readonly ino: number;
   readonly inode?: Inode;
 }
@@ -38,7 +38,7 @@ export class Names {
   /** ENOENT, ENOTDIR, ENAMETOOLONG. */
   lookup(parent: number, name: ByteString): Found {
     checkName(name);
-    const found = this.#find(parent, name);
+    const found = this.find(parent, name);
     if (found !== undefined) return found;
     this.directory(parent);
     throw new FsError("ENOENT");
@@ -55,7 +55,7 @@ export class Names {
     const row = edit.get(parent);
     if (!isDirectory(row.mode)) throw new FsError("ENOTDIR");
     if (row.nlink === 0) throw new FsError("ENOENT");
-    if (this.#find(parent, name) !== undefined) throw new FsError("EEXIST");
+    if (this.find(parent, name) !== undefined) throw new FsError("EEXIST");
   }
 
   /** Makes `name` lead to `ino`, whatever it led to. */
@@ -94,6 +94,16 @@ export class Names {
     return entries;
   }
 
+  /** As `readdir`, of what may be no directory and without attributes. */
+  list(ino: number, after: ByteString | undefined, limit: number): { name: ByteString; found: Found }[] {
+    const entries: { name: ByteString; found: Found }[] = [];
+    for (const entry of this.#merge(ino, after, Math.min(Math.max(limit, PAGE_MIN), PAGE_MAX))) {
+      entries.push(entry);
+      if (entries.length >= limit) break;
+    }
+    return entries;
+  }
+
   /** The directory that holds the directory `ino`. */
   parent(ino: number): number {
     if (ino === ROOT_INO) return ino;
@@ -124,7 +134,8 @@ export class Names {
     return this.#isBase(parent) ? this.#inodes.base.lookup(parent, name) : undefined;
   }
 
-  #find(parent: number, name: ByteString): Found | undefined {
+  /** What the name leads to; undefined where it leads nowhere. */
+  find(parent: number, name: ByteString): Found | undefined {
     if (!this.#isBase(parent) || this.#touched.has(parent)) {
       const own = this.#inodes.journal.dentry(parent, name);
       if (own !== undefined) return own.ino === undefined ? undefined : { ino: own.ino };

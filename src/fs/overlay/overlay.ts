@@ -3,10 +3,9 @@
 import { constants, statfsSync } from "node:fs";
 import { join } from "node:path";
 import type { Segment } from "../../cache/index.ts";
-import type { ByteString } from "../../cas/index.ts";
+import { type ByteString, faultPoint } from "../../cas/index.ts";
 import {
   type Base,
-  CatalogBase,
   isDirectory,
   isRegular,
   isSymlink,
@@ -18,6 +17,7 @@ import {
   XATTR_HASH,
   XATTR_RESERVED,
 } from "../base.ts";
+import { nowNs } from "../clock.ts";
 import { FsError } from "../errno.ts";
 import {
   type Attr,
@@ -35,14 +35,17 @@ import {
   XATTR_REPLACE,
 } from "../namespace.ts";
 import { seek } from "../seek.ts";
-import { Contents, withoutSetId } from "./contents.ts";
+import { type Contents, withoutSetId } from "./contents.ts";
 import { DataFiles } from "./data.ts";
-import { EmptyBase } from "./empty.ts";
-import { type Edit, firstRoot, Inodes } from "./inodes.ts";
-import { type InodeRow, Journal } from "./journal.ts";
+import { layerAbove } from "./freeze.ts";
+import { type Edit, FILE_CLOCK_STEP, type Inodes } from "./inodes.ts";
+import type { InodeRow, Journal } from "./journal.ts";
+import { baseFrom, FrozenBase, Layer, openJournal } from "./layer.ts";
+import { dataDirectory, journalFile, layerDirectory, layerName, settleLayers, stackOf } from "./layers.ts";
 import { ScratchLock } from "./lock.ts";
-import { Names } from "./names.ts";
+import type { Names } from "./names.ts";
 import { Reserve } from "./reserve.ts";
+import { Space } from "./space.ts";
 
 const S_ISGID = 0o2000;
 const PERMISSIONS = 0o7777;
@@ -53,90 +56,107 @@ const TARGET_MAX = 4095;
 const XATTR_NAME_MAX = 255;
 const XATTR_SIZE_MAX = 65536;
 
-/** What the parts of an open overlay are, for a commit to read. */
-export interface OverlayParts {
-  readonly base: Base;
-  readonly inodes: Inodes;
-  readonly contents: Contents;
+/** How a scratch is opened; as in `NamespaceSpec`. */
+export interface OverlayOptions {
+  readonly adopted?: boolean;
+  readonly forgets?: boolean;
+  readonly limit?: number | undefined;
 }
 
 /** The namespace over a scratch. One process at a time has it open. */
 export class OverlayNamespace implements Namespace {
   readonly writable = true;
   readonly root = ROOT_INO;
-  readonly parts: OverlayParts;
   readonly #directory: string;
-  readonly #bundle: string | undefined;
+  #bundle: string | undefined;
   readonly #lock: ScratchLock;
-  readonly #journal: Journal;
-  readonly #data: DataFiles;
-  readonly #base: Base;
-  readonly #inodes: Inodes;
-  readonly #names: Names;
-  readonly #contents: Contents;
+  readonly #reserve: Reserve;
+  /** The topmost layer, and its parts. */
+  #top!: Layer;
+  #journal!: Journal;
+  #data!: DataFiles;
+  #inodes!: Inodes;
+  #names!: Names;
+  #contents!: Contents;
+  /** The layers below it, the topmost first: frozen, and on their way to be a bundle. */
+  #frozen: Layer[] = [];
   readonly #handles = new Map<number, number>();
   /** Inodes below this number may be open by handles that a process before this one gave and that are not counted. */
   #firstCounted = 0;
-  /** Inodes without names that may be open so: they stay until the kernel forgets them. */
+  /** The channel tells what the kernel forgets. */
+  readonly #forgets: boolean;
+  /** Inodes without names that are or may yet be opened so: they stay until the kernel forgets them. */
   readonly #left = new Set<number>();
   #closed = false;
 
   private constructor(
     directory: string,
-    base: Base,
     bundle: string | undefined,
     lock: ScratchLock,
-    journal: Journal,
-    limit: number | undefined,
+    reserve: Reserve,
+    top: Layer,
+    forgets: boolean,
   ) {
+    this.#forgets = forgets;
     this.#directory = directory;
     this.#bundle = bundle;
     this.#lock = lock;
-    this.#journal = journal;
-    this.#base = base;
-    this.#data = new DataFiles(dataDirectory(directory), journal.file, limit);
-    this.#inodes = new Inodes(base, journal, this.#data, new Reserve(join(directory, "reserve")));
-    this.#names = new Names(this.#inodes);
-    this.#contents = new Contents(this.#inodes);
-    this.parts = { base, inodes: this.#inodes, contents: this.#contents };
+    this.#reserve = reserve;
+    this.#stand(top);
   }
 
   /**
    * Opens the scratch in `directory`, with what a process that died left in it. Throws "conflict"
    * where another process has it, or where it was made over another base.
    *
-   * @param catalog file of the base's catalog; undefined for a tree that starts empty
-   * @param bundle id of the base
-   * @param adopted the kernel goes on with what the process before was asked, and has files open
-   * @param limit bytes that the scratch may take
+   * @param catalog file of the catalog that its lowest layer stands on; undefined for a tree that starts empty
+   * @param bundle id of that bundle
+   * @param options as in `NamespaceSpec`
    */
   static open(
     directory: string,
     catalog: string | undefined,
     bundle: string | undefined,
-    adopted = false,
-    limit?: number,
+    options: OverlayOptions = {},
   ): OverlayNamespace {
+    const { adopted = false, forgets = false, limit } = options;
     const lock = ScratchLock.take(directory);
     let base: Base | undefined;
-    let journal: Journal | undefined;
+    let top: Layer | undefined;
     try {
-      base = catalog === undefined ? new EmptyBase() : new CatalogBase(catalog);
-      journal = Journal.open(journalFile(directory), bundle, base.maxIno());
-      if (catalog === undefined && journal.inode(ROOT_INO) === undefined) journal.putInode(firstRoot(base));
-      const overlay = new OverlayNamespace(directory, base, bundle, lock, journal, limit);
+      settleLayers(directory);
+      base = baseFrom(catalog);
+      const reserve = new Reserve(join(directory, "reserve"));
+      const space = limit === undefined ? undefined : new Space(limit);
+      let name = bundle;
+      for (const number of stackOf(directory)) {
+        if (top !== undefined) base = new FrozenBase(top);
+        const layer = layerDirectory(directory, number);
+        const journal = openJournal(layer, name, base);
+        const data = new DataFiles(dataDirectory(layer), space);
+        space?.begin(journalFile(layer), data.directory);
+        top = new Layer(layer, number, journal, data, base, reserve);
+        name = layerName(number);
+      }
+      const overlay = new OverlayNamespace(directory, bundle, lock, reserve, top as Layer, forgets);
       if (adopted) overlay.#adopt();
       else {
-        journal.forgetRequest();
+        overlay.#journal.forgetRequest();
+        overlay.#data.removeFrom(overlay.#journal.firstFreeIno);
         overlay.#removeOrphans();
       }
       return overlay;
     } catch (error) {
-      journal?.close();
+      if (top !== undefined && base !== undefined && top.base === base) top.close();
       base?.close();
       lock.release();
       throw error;
     }
+  }
+
+  /** The topmost layer, for a commit to read. */
+  get layer(): Layer {
+    return this.#top;
   }
 
   lookup(parent: number, name: ByteString): Attr {
@@ -177,12 +197,15 @@ export class OverlayNamespace implements Namespace {
    */
   backing(ino: number): Backing | undefined {
     // What the kernel writes by itself nobody counts.
-    if (this.#data.space !== undefined) return undefined;
+    if (this.#data.space !== undefined || !this.#data.hasRoom) return undefined;
     const row = this.#inodes.row(ino);
     if (row === undefined || !isRegular(row.mode) || row.baseSize > 0 || !row.changed) return undefined;
     if (withoutSetId(row.mode) !== row.mode) return undefined;
     if (row.mtimeSet) this.#inodes.apply((edit) => this.#moveTime(edit, ino, row.mtimeNs));
+    const isMade = this.#inodes.dataStat(ino) === undefined;
     const fd = this.#data.share(ino);
+    // Who only looks into an empty file is not to change its time by that.
+    if (isMade && nowNs() - row.mtimeNs > FILE_CLOCK_STEP) this.#data.setModified(ino, row.mtimeNs);
     this.#inodes.dataChanged(ino);
     return { kind: "file", fd };
   }
@@ -195,7 +218,7 @@ export class OverlayNamespace implements Namespace {
 
   /** Without Datamon's own, which `getxattr` has: programs that copy attributes would be refused to set them. */
   listxattr(ino: number): ByteString[] {
-    const stored = this.#inodes.row(ino)?.ownXattrs ? this.#journal.xattrs(ino) : this.#base.inode(ino)?.xattrs;
+    const stored = this.#inodes.row(ino)?.ownXattrs ? this.#journal.xattrs(ino) : this.#inodes.base.inode(ino)?.xattrs;
     return [...(stored?.keys() ?? [])];
   }
 
@@ -214,12 +237,13 @@ export class OverlayNamespace implements Namespace {
     else this.#inodes.mode(ino);
     this.#handles.set(ino, (this.#handles.get(ino) ?? 0) + 1);
     this.#data.pin(ino);
+    for (const { data } of this.#frozen) data.pin(ino);
   }
 
   release(ino: number): void {
     const handles = this.#handles.get(ino);
     if (handles === undefined) return;
-    this.#data.unpin(ino);
+    this.#unpin(ino);
     if (handles > 1) {
       this.#handles.set(ino, handles - 1);
       return;
@@ -313,7 +337,7 @@ export class OverlayNamespace implements Namespace {
       edit.update(ino, { ctimeNs: edit.now, ...(directory ? { parent: newParent } : {}) });
       if (replaced === undefined) return;
       if (exchange) edit.update(replaced, { ctimeNs: edit.now, ...(replacedDirectory ? { parent } : {}) });
-      else this.#drop(edit, replaced);
+      else this.#drop(edit, replaced, this.#forgets);
     });
   }
 
@@ -380,20 +404,51 @@ export class OverlayNamespace implements Namespace {
   }
 
   fsync(ino: number): void {
-    this.#data.sync(ino);
-    this.#journal.sync();
+    for (const { data, journal } of [this.#top, ...this.#frozen]) {
+      data.sync(ino);
+      journal.sync();
+    }
   }
 
   /** Nothing is left to do at a close: what was written is with the kernel already. */
   flush(_ino: number): void {}
 
   syncAll(): void {
-    this.#data.syncAll();
-    this.#journal.sync();
+    for (const { data, journal } of [this.#top, ...this.#frozen]) {
+      data.syncAll();
+      journal.sync();
+    }
   }
 
   changes(): number {
     return this.#journal.countChanges();
+  }
+
+  freeze(): boolean {
+    if (!this.#journal.hasChanges()) return false;
+    this.#stand(layerAbove(this.#directory, this.#top, this.#reserve));
+    return true;
+  }
+
+  rebase(catalog: string | undefined, bundle: string | undefined): (() => void) | undefined {
+    const before = this.#inodes.base;
+    const base = baseFrom(catalog);
+    try {
+      if (this.#needs(base)) {
+        base.close();
+        return undefined;
+      }
+      this.#journal.rebase(bundle ?? "");
+    } catch (error) {
+      base.close();
+      throw error;
+    }
+    faultPoint("rebase");
+    this.#inodes.rebase(base);
+    this.#bundle = bundle;
+    this.#frozen = [];
+    this.#data.space?.drop();
+    return () => before.close();
   }
 
   begin(request: string): void {
@@ -406,7 +461,7 @@ export class OverlayNamespace implements Namespace {
 
   forget(ino: number): void {
     if (!this.#left.delete(ino)) return;
-    for (let left = this.#handles.get(ino) ?? 0; left > 0; left--) this.#data.unpin(ino);
+    for (let left = this.#handles.get(ino) ?? 0; left > 0; left--) this.#unpin(ino);
     this.#handles.delete(ino);
     if (this.#inodes.row(ino)?.nlink === 0) this.#removeInode(ino);
   }
@@ -419,11 +474,31 @@ export class OverlayNamespace implements Namespace {
     try {
       this.#removeOrphans();
     } finally {
-      this.#data.close();
-      this.#journal.close();
-      this.#base.close();
+      this.#top.close();
+      this.#top.base.close();
       this.#lock.release();
     }
+  }
+
+  #stand(top: Layer): void {
+    this.#top = top;
+    this.#journal = top.journal;
+    this.#data = top.data;
+    this.#inodes = top.inodes;
+    this.#names = top.names;
+    this.#contents = top.contents;
+    this.#frozen = [];
+    for (let base = top.base; base instanceof FrozenBase; base = base.layer.base) this.#frozen.push(base.layer);
+  }
+
+  #unpin(ino: number): void {
+    this.#data.unpin(ino);
+    for (const { data } of this.#frozen) data.unpin(ino);
+  }
+
+  /** True where a file that lost its name before the bundle of `base` was made shows what is below it now. */
+  #needs(base: Base): boolean {
+    return this.#journal.orphans().some((ino) => this.#inodes.row(ino)!.baseSize > 0 && base.inode(ino) === undefined);
   }
 
   #make(parent: number, name: ByteString, mode: number, caller: Caller, more: Partial<InodeRow>): Attr {
@@ -479,14 +554,18 @@ export class OverlayNamespace implements Namespace {
     }
   }
 
-  /** Takes one name from an inode; without names it goes, at once or when nobody has it open any more. */
-  #drop(edit: Edit, ino: number): void {
+  /**
+   * Takes one name from an inode; without names it goes, at once or when nobody has it open any more.
+   *
+   * @param replaced another has the name: who looked it up just before is to find this one still
+   */
+  #drop(edit: Edit, ino: number, replaced = false): void {
     const { mode, nlink } = this.#inodes.row(ino) ?? this.#inodes.unchanged(ino);
     const left = isDirectory(mode) ? 0 : nlink - 1;
-    const uncounted = ino < this.#firstCounted;
-    if (left > 0 || this.#handles.has(ino) || uncounted) {
+    const kept = ino < this.#firstCounted || (replaced && !isDirectory(mode));
+    if (left > 0 || this.#handles.has(ino) || kept) {
       edit.update(ino, { nlink: left, ctimeNs: edit.now });
-      if (left === 0 && uncounted) this.#left.add(ino);
+      if (left === 0 && kept) this.#left.add(ino);
       return;
     }
     edit.remove(ino);
@@ -508,9 +587,11 @@ export class OverlayNamespace implements Namespace {
   }
 
   #reserved(ino: number, name: ByteString): Buffer | undefined {
-    const inode = ino <= this.#inodes.lastBaseIno ? this.#base.inode(ino) : undefined;
+    const inode = ino <= this.#inodes.lastBaseIno ? this.#inodes.base.inode(ino) : undefined;
     const row = this.#inodes.row(ino);
     if (inode === undefined || this.#bundle === undefined) return undefined;
+    // Of a frozen layer, and in no bundle yet.
+    if (isRegular(inode.mode) && inode.hash === undefined) return undefined;
     if (row !== undefined && isRegular(row.mode) && this.#contents.isChanged(row)) return undefined;
     return reservedXattr(name, inode.mode, name === XATTR_HASH ? inode.hash : undefined, this.#bundle);
   }
@@ -530,16 +611,6 @@ export class OverlayNamespace implements Namespace {
     }
     edit.update(ino, { ownXattrs: true, ctimeNs: edit.now, changed: true });
   }
-}
-
-/** The journal of the scratch in `directory`. */
-export function journalFile(directory: string): string {
-  return join(directory, "journal.sqlite");
-}
-
-/** The data files of the scratch in `directory`. */
-export function dataDirectory(directory: string): string {
-  return join(directory, "data");
 }
 
 /** Says that names in `parent` changed; `links` more subdirectories are in it. */

@@ -10,28 +10,46 @@ const SEEK_HOLE = 4;
 /** Bytes in which disks are given out: a write that does not fit whole ends at a multiple of them. */
 const BLOCK = 4096;
 
-/** What a scratch may take of the disk: its data files, by their disk blocks, and its journal. In bytes. */
+/** What of the disk one layer takes. */
+interface Taken {
+  readonly journal: string;
+  data: number;
+}
+
+/** What a scratch may take of the disk: its data files, by their disk blocks, and its journals. In bytes. */
 export class Space {
   readonly limit: number;
-  readonly #journal: string;
-  #data = 0;
+  readonly #layers: Taken[] = [];
 
-  /** Counts what the data files in `directory` take. */
-  constructor(limit: number, directory: string, journal: string) {
+  constructor(limit: number) {
     this.limit = limit;
-    this.#journal = journal;
-    for (const name of readdirSync(directory)) this.#data += diskBytes(statSync(join(directory, name)).blocks);
+  }
+
+  /** Counts a layer on top of those that are counted, with what its data files take already. */
+  begin(journal: string, directory: string): void {
+    let data = 0;
+    for (const name of readdirSync(directory)) data += diskBytes(statSync(join(directory, name)).blocks);
+    this.#layers.push({ journal, data });
+  }
+
+  /** Counts none but the topmost layer any more. */
+  drop(): void {
+    this.#layers.splice(0, this.#layers.length - 1);
   }
 
   /** Bytes that are left, 0 at least. */
   get left(): number {
-    const journal = statSync(this.#journal, { throwIfNoEntry: false })?.size ?? 0;
-    return Math.max(this.limit - this.#data - journal, 0);
+    let taken = 0;
+    for (const { journal, data } of this.#layers) {
+      taken += data + (statSync(journal, { throwIfNoEntry: false })?.size ?? 0);
+    }
+    return Math.max(this.limit - taken, 0);
   }
 
-  /** Disk blocks, of 512 bytes, that data files took more, or gave back. */
+  /** Disk blocks, of 512 bytes, that data files of the topmost layer took more, or gave back. */
   add(blocks: number): void {
-    this.#data += diskBytes(blocks);
+    const top = this.#layers.at(-1);
+    if (top !== undefined) top.data += diskBytes(blocks);
   }
 
   /** Throws ENOSPC where nothing is left. */

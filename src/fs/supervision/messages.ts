@@ -18,6 +18,8 @@ export const REPORT_FD = 3;
 export const SUPERVISOR_FD = 4;
 /** The first daemon of a mount has a socket here, to send the descriptor of /dev/fuse; every later one has that descriptor. */
 export const DEVICE_FD = 5;
+/** A file in memory, empty for the first daemon, for what changes too often to be told: what a daemon writes there the next finds. */
+export const MEMORY_FD = 6;
 
 /**
  * What daemons of one mount leave to those that come after them: values by section and key. The

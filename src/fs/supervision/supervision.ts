@@ -4,7 +4,6 @@ import { writeSync } from "node:fs";
 import { Socket } from "node:net";
 import { type ByteString, isErrno } from "../../cas/index.ts";
 import type { Session } from "../channels/kernel/negotiate.ts";
-import type { OpenedFiles } from "../channels/kernel/openings.ts";
 import type { MountRecord } from "../mount-record.ts";
 import type { MountPoint } from "../mount-table.ts";
 import type { NamespaceSpec } from "../namespace.ts";
@@ -30,8 +29,6 @@ export interface Handover {
     /** What was agreed with the kernel. */
     readonly session: Session;
   };
-  /** The inodes that the kernel reads and writes by itself. */
-  readonly passed?: OpenedFiles;
   /** Of writable mounts, by handle: the position of the entry that was listed last, and its name. */
   readonly listings?: Readonly<Record<string, readonly [position: number, name: ByteString]>>;
 }

@@ -38,6 +38,8 @@ class Supervisor {
   #restarts = 0;
   /** The descriptor of /dev/fuse, once the first daemon has sent it and until the mount is gone. */
   #device: number | undefined;
+  /** The memory that daemons leave to each other. */
+  #memory: number | undefined;
   /** What this process was asked last. */
   #signal: NodeJS.Signals | undefined;
   #daemon: ChildProcess | undefined;
@@ -80,8 +82,9 @@ class Supervisor {
   async #life(): Promise<{ code: number | null; signal: NodeJS.Signals | null }> {
     const first = this.#device === undefined;
     this.#reachable = first;
-    // Needed for the first daemon only: to get the descriptor from it.
+    // Needed for the first daemon only.
     const libc = first ? await import("../channels/kernel/libc.ts") : undefined;
+    this.#memory ??= libc?.memoryFile("datamon");
     const sockets = libc?.socketPair();
     const [program, ...args] = this.#task.command as [string, ...string[]];
     const report = first && !this.#task.foreground ? REPORT_FD : "ignore";
@@ -90,7 +93,7 @@ class Supervisor {
     const daemon = spawn(program, args, {
       // In a session of its own, so that the terminal's signals come to it through here, once.
       detached: true,
-      stdio: ["ignore", "inherit", "inherit", report, "pipe", sockets?.[1] ?? this.#device],
+      stdio: ["ignore", "inherit", "inherit", report, "pipe", sockets?.[1] ?? this.#device, this.#memory],
     });
     this.#daemon = daemon;
     const end = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {

@@ -2,22 +2,21 @@
 import { type ByteString, DatamonError } from "../../cas/index.ts";
 import { isCurrent, type KnownEntry, type PageReader } from "./pages.ts";
 import { isSettled, nowNs, type StatCache } from "./stat-cache.ts";
-import type { LocalStat, LocalTree } from "./walk.ts";
-import { readXattrs } from "./xattr.ts";
+import type { LocalStat, SourceTree } from "./walk.ts";
 
 /** The root directory's own page: no directory below it has this path. */
 const ROOT_PAGE = "/" as ByteString;
 
 /** The root directory as it is now, its extended attributes read only where the cache does not know them. */
-export function readRoot(tree: LocalTree, cache: StatCache): { stat: LocalStat; xattrs: KnownEntry["xattrs"] } {
+export function readRoot(tree: SourceTree, cache: StatCache): { stat: LocalStat; xattrs: KnownEntry["xattrs"] } {
   const stat = tree.stat("" as ByteString);
-  if (stat === undefined) throw new DatamonError("not-found", `${tree.shown} is no longer there`);
+  if (stat === undefined) throw new DatamonError("not-found", `${tree.show("" as ByteString)} is no longer there`);
   const notes = new PageNotes(cache, ROOT_PAGE, "" as ByteString);
   const name = "." as ByteString;
   const found = notes.find(name, stat);
   let xattrs = found?.xattrs;
   if (found === undefined) {
-    xattrs = readXattrs(tree.root);
+    xattrs = tree.xattrs("" as ByteString);
     notes.expect();
     notes.learn(name, stat, undefined, xattrs);
   }

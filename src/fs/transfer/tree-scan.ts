@@ -4,9 +4,9 @@ import {
   DatamonError,
   type FileContent,
   joinPath,
-  type PathSource,
   type Placed,
   type Placer,
+  type Source,
 } from "../../cas/index.ts";
 import { type Attributes, type Catalog, type CatalogWriter, ROOT_INO } from "../../meta/index.ts";
 import { DirectoryCursor, LinkComparison, linkKey } from "./base-tree.ts";
@@ -16,12 +16,11 @@ import { PageNotes, readRoot } from "./page-notes.ts";
 import { isCurrent, pagesOf } from "./pages.ts";
 import type { Selection } from "./selection.ts";
 import type { StatCache } from "./stat-cache.ts";
-import { attributesOf, type LocalStat, type LocalTree } from "./walk.ts";
-import { readXattrs } from "./xattr.ts";
+import { attributesOf, type LocalStat, type SourceTree } from "./walk.ts";
 
 /** What a scan works with. */
 export interface ScanParts {
-  tree: LocalTree;
+  tree: SourceTree;
   writer: CatalogWriter;
   cache: StatCache;
   breath: Breath;
@@ -94,7 +93,7 @@ export class TreeScan {
     return this.#comparison.equal();
   }
 
-  async *#sources(): AsyncGenerator<{ tag: Waiting; source: PathSource }> {
+  async *#sources(): AsyncGenerator<{ tag: Waiting; source: Source }> {
     const { tree, writer, breath, selection } = this.#parts;
     this.#checkNamed();
     const root = readRoot(tree, this.#parts.cache);
@@ -121,8 +120,7 @@ export class TreeScan {
             below.push(child);
           } else if (wanted) {
             const waiting = this.#entry(directory, name, path, stat, ino++, notes, base);
-            if (waiting !== undefined)
-              yield { tag: waiting, source: { kind: "path", path: tree.absolute(path), size: stat.size } };
+            if (waiting !== undefined) yield { tag: waiting, source: tree.source(path, stat) };
           }
         }
         notes.end(!selection.everything);
@@ -143,7 +141,7 @@ export class TreeScan {
 
   #xattrs(path: ByteString): Map<ByteString, Buffer> | undefined {
     try {
-      return readXattrs(this.#parts.tree.absolute(path));
+      return this.#parts.tree.xattrs(path);
     } catch (error) {
       this.#fail(error);
       return undefined;

@@ -6,8 +6,8 @@ import type { Breath } from "./breath.ts";
 import { readRoot } from "./page-notes.ts";
 import { isCurrent, type KnownEntry, pagesOf } from "./pages.ts";
 import type { StatCache } from "./stat-cache.ts";
-import type { LocalStat, LocalTree } from "./walk.ts";
-import { readXattrs, sameXattrs } from "./xattr.ts";
+import type { LocalStat, SourceTree } from "./walk.ts";
+import { sameXattrs } from "./xattr.ts";
 
 /** What a comparison found. */
 export interface Unchanged {
@@ -20,7 +20,7 @@ export interface Unchanged {
  * Answers undefined at the first difference, and also where a file is not in the stat cache.
  */
 export async function findUnchanged(
-  tree: LocalTree,
+  tree: SourceTree,
   catalog: Catalog,
   cache: StatCache,
   breath: Breath,
@@ -60,7 +60,7 @@ export async function findUnchanged(
 }
 
 /** Whether the root directory's own attributes, which no tree hash covers, are those of the catalog. */
-export function sameRoot(tree: LocalTree, catalog: Catalog, cache: StatCache): boolean {
+export function sameRoot(tree: SourceTree, catalog: Catalog, cache: StatCache): boolean {
   const inode = catalog.inode(ROOT_INO);
   const { stat, xattrs } = readRoot(tree, cache);
   return inode !== undefined && sameAttributes(stat, inode) && sameXattrs(xattrs, inode.xattrs);
@@ -72,7 +72,7 @@ function sameAttributes(stat: LocalStat, inode: Inode): boolean {
 }
 
 function isSame(
-  tree: LocalTree,
+  tree: SourceTree,
   path: ByteString,
   stat: LocalStat,
   inode: Inode,
@@ -81,7 +81,7 @@ function isSame(
   if (stat.kind === "symlink") return inode.target === tree.target(path);
   const current = known !== undefined && isCurrent(known, stat) ? known : undefined;
   if (stat.kind === "directory") {
-    return sameXattrs(current === undefined ? readXattrs(tree.absolute(path)) : current.xattrs, inode.xattrs);
+    return sameXattrs(current === undefined ? tree.xattrs(path) : current.xattrs, inode.xattrs);
   }
   return (
     current !== undefined &&

@@ -2,7 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { type ByteString, DatamonError, display, Placer } from "../../cas/index.ts";
+import { type ByteString, DatamonError, isBucketUrl, Placer } from "../../cas/index.ts";
 import {
   type Bundle,
   type Catalog,
@@ -18,17 +18,18 @@ import {
 } from "../../meta/index.ts";
 import { BUILDING, catalogDirectory, openBundleCatalog, removeLeftBehind } from "./base-tree.ts";
 import { Breath } from "./breath.ts";
+import type { BucketTree } from "./bucket-tree.ts";
 import { KnownContent } from "./known-content.ts";
 import { type Selection, select } from "./selection.ts";
 import { StatCache } from "./stat-cache.ts";
 import { TreeScan } from "./tree-scan.ts";
 import { findUnchanged, sameRoot } from "./unchanged.ts";
-import { LocalTree, OWN_NAME } from "./walk.ts";
+import { LocalTree, OWN_NAME, type SourceTree } from "./walk.ts";
 
 /** What to upload, and how. */
 export interface UploadOptions {
   repo: string;
-  /** The folder; a link to one is followed. */
+  /** The folder, where a link to one is followed, or the URL of a bucket with a prefix (see `openBucket`). */
   path: string | LocalTree;
   message: string;
   /** Set on the new bundle. */
@@ -45,7 +46,7 @@ export interface UploadOptions {
   concurrency?: number | undefined;
   signal?: AbortSignal | undefined;
   /** Files done and content bytes read or known; called often. */
-  onProgress?: ((progress: { files: number; bytes: number }) => void) | undefined;
+  onProgress?: ((progress: UploadProgress) => void) | undefined;
   onWarning?: ((message: string) => void) | undefined;
   /** Told of every entry that is left out because it could not be read, which `onWarning` tells as well. */
   onLeftOut?: ((error: DatamonError) => void) | undefined;
@@ -53,6 +54,15 @@ export interface UploadOptions {
   cacheDirectory: string;
   /** The stat cache's SQLite file. */
   stateFile: string;
+}
+
+/** How far an upload has come. */
+export interface UploadProgress {
+  files: number;
+  bytes: number;
+  /** Only where they are known beforehand, as of a bucket. */
+  totalFiles?: number;
+  totalBytes?: number;
 }
 
 /** What an upload made. */
@@ -86,16 +96,53 @@ interface Base {
 }
 
 /**
- * Uploads a folder. Entries below mount points inside it are uploaded like any others; an entry
- * named `.datamon` at its top is Datamon's own and is left out.
+ * Uploads a folder, or what lies below a prefix of a bucket. Entries below mount points inside a folder
+ * are uploaded like any others; an entry named `.datamon` at the top is Datamon's own and is left out.
  *
  * Throws "usage" where the path is not a folder, "not-found" for the repo, "interrupted" on the
  * signal, and whatever a file or the store failed with. Stopped at any point, the same upload run
  * again finds in the store what was put before.
  */
 export async function uploadTree(context: Context, options: UploadOptions): Promise<UploadResult> {
-  const tree = typeof options.path === "string" ? LocalTree.open(options.path) : options.path;
   const breath = new Breath("the upload", options.signal);
+  const { path } = options;
+  if (typeof path !== "string") return await uploadFrom(context, path, options, breath);
+  if (!isBucketUrl(path)) return await uploadFrom(context, LocalTree.open(path), options, breath);
+  let refused = 0;
+  const onRefused = (error: DatamonError) => {
+    refused++;
+    leaveOut(error, options);
+  };
+  const bucket = await openBucketTree(context, path, options, onRefused, breath);
+  try {
+    const result = await uploadFrom(context, bucket, options, breath);
+    return { ...result, failed: result.failed + refused };
+  } finally {
+    bucket.close();
+  }
+}
+
+async function openBucketTree(
+  { config, requests: metrics }: Context,
+  url: string,
+  { signal }: UploadOptions,
+  onRefused: (error: DatamonError) => void,
+  breath: Breath,
+): Promise<BucketTree> {
+  const { BucketTree } = await import("./bucket-tree.ts");
+  try {
+    return await BucketTree.open(url, { credential: config.credential, metrics, signal, onRefused });
+  } catch (error) {
+    throw breath.explain(error);
+  }
+}
+
+async function uploadFrom(
+  context: Context,
+  tree: SourceTree,
+  options: UploadOptions,
+  breath: Breath,
+): Promise<UploadResult> {
   warnOfOwnName(tree, options.onWarning);
   const cache = StatCache.open(options.stateFile, tree.root);
   let base: Base | undefined;
@@ -133,7 +180,7 @@ async function openBase(context: Context, options: UploadOptions): Promise<Base 
 
 async function build(
   context: Context,
-  tree: LocalTree,
+  tree: SourceTree,
   base: Base | undefined,
   cache: StatCache,
   options: UploadOptions,
@@ -155,13 +202,13 @@ async function build(
 }
 
 async function reuseWhole(
-  tree: LocalTree,
+  tree: SourceTree,
   base: Base,
   cache: StatCache,
   options: UploadOptions,
   breath: Breath,
 ): Promise<Tree | undefined> {
-  const progress = { files: 0, bytes: 0 };
+  const progress: UploadProgress = { files: 0, bytes: 0, ...tree.totals };
   const onFile = (size: number) => {
     progress.files++;
     progress.bytes += size;
@@ -190,7 +237,7 @@ async function reuseWhole(
 
 async function scanAndStore(
   context: Context,
-  tree: LocalTree,
+  tree: SourceTree,
   base: Base | undefined,
   cache: StatCache,
   options: UploadOptions,
@@ -198,7 +245,7 @@ async function scanAndStore(
   target: { selection: Selection; directory: string; file: string },
 ): Promise<Tree> {
   const known = base === undefined ? undefined : new KnownContent(base.catalog);
-  const progress = { files: 0, bytes: 0 };
+  const progress: UploadProgress = { files: 0, bytes: 0, ...(target.selection.everything && tree.totals) };
   const report = (files: number, bytes: number) => {
     progress.files += files;
     progress.bytes += bytes;
@@ -221,11 +268,7 @@ async function scanAndStore(
     known,
     onFile: report,
     onOther: (path) => warnOfKind(tree, path, options.onWarning),
-    onFailure: (error) => {
-      if (!options.skipOnError || !isAboutTheFile(error)) throw error;
-      options.onWarning?.(`left out: ${error.message}`);
-      options.onLeftOut?.(error);
-    },
+    onFailure: (error) => leaveOut(error, options),
   });
   let summary: CatalogSummary;
   try {
@@ -270,23 +313,28 @@ async function record(context: Context, options: UploadOptions, base: Bundle | u
   return bundle;
 }
 
-/** Failures of a single local file, as opposed to those of the store or of this machine. */
-function isAboutTheFile(error: DatamonError): boolean {
-  return error.code !== "no-space" && error.code !== "interrupted";
+/** Says that an entry is left out; throws where that is not wanted. */
+function leaveOut(error: DatamonError, { skipOnError, onWarning, onLeftOut }: UploadOptions): void {
+  if (skipOnError !== true || !isAboutTheFile(error)) throw error;
+  onWarning?.(`left out: ${error.message}`);
+  onLeftOut?.(error);
 }
 
-function warnOfKind(tree: LocalTree, path: ByteString, onWarning: UploadOptions["onWarning"]): void {
+/** Failures of a single file, as opposed to those of a store or of this machine. */
+function isAboutTheFile({ code }: DatamonError): boolean {
+  return code !== "no-space" && code !== "interrupted" && code !== "unavailable";
+}
+
+function warnOfKind(tree: SourceTree, path: ByteString, onWarning: UploadOptions["onWarning"]): void {
   onWarning?.(`left out: ${tree.show(path)} is a socket, fifo or device`);
 }
 
 /** Somebody's own files in a directory of that name would be missed. */
-function warnOfOwnName(tree: LocalTree, onWarning: UploadOptions["onWarning"]): void {
+function warnOfOwnName(tree: SourceTree, onWarning: UploadOptions["onWarning"]): void {
   if (onWarning === undefined) return;
   const stat = tree.stat(OWN_NAME);
   if (stat === undefined) return;
   const foreign = stat.kind !== "directory" || tree.names(OWN_NAME).some((name) => name !== "bundle.json");
   if (foreign)
-    onWarning(
-      `left out: ${display(tree.absolute(OWN_NAME))} (the name ${OWN_NAME} at the top is kept for Datamon itself)`,
-    );
+    onWarning(`left out: ${tree.show(OWN_NAME)} (the name ${OWN_NAME} at the top is kept for Datamon itself)`);
 }

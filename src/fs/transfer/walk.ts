@@ -1,8 +1,18 @@
 /** Reading local trees: directories in the byte order of their names, entries without following links. */
 import { lstatSync, readdirSync, readlinkSync, statSync } from "node:fs";
 import { resolve } from "node:path";
-import { type ByteString, bytesOf, DatamonError, display, ioError, isErrno, toFsPath } from "../../cas/index.ts";
+import {
+  type ByteString,
+  bytesOf,
+  DatamonError,
+  display,
+  ioError,
+  isErrno,
+  type Source,
+  toFsPath,
+} from "../../cas/index.ts";
 import { type Attributes, type Kind, kindOf } from "../../meta/index.ts";
+import { readXattrs } from "./xattr.ts";
 
 /** The name at the top of a tree that belongs to Datamon: it is neither uploaded nor downloaded nor compared. */
 export const OWN_NAME = ".datamon" as ByteString;
@@ -24,8 +34,28 @@ export interface LocalStat {
   nlink: number;
 }
 
+/** A tree that a bundle can be made of: paths are relative to its root, which is "". */
+export interface SourceTree {
+  /** What the root is known by. */
+  readonly root: ByteString;
+  /** How much there is in all, where that is known beforehand. */
+  readonly totals?: { readonly totalFiles: number; readonly totalBytes: number };
+  /** The names in a directory, in byte order, `.datamon` at the top left out. */
+  names(path: ByteString): ByteString[];
+  /** The entry at `path`, undefined where there is none. */
+  stat(path: ByteString): LocalStat | undefined;
+  /** Where a symbolic link points. */
+  target(path: ByteString): ByteString;
+  /** The extended attributes of a file or directory, undefined where it has none. */
+  xattrs(path: ByteString): Map<ByteString, Buffer> | undefined;
+  /** Where a file's content is read, which `stat` was told of. */
+  source(path: ByteString, stat: LocalStat): Source;
+  /** An entry's path for a message. */
+  show(path: ByteString): string;
+}
+
 /** A directory of the local file system whose content is a tree. */
-export class LocalTree {
+export class LocalTree implements SourceTree {
   /** Absolute path of the root, links in it resolved by the system only. */
   readonly root: ByteString;
   /** What messages call it. */
@@ -106,6 +136,14 @@ export class LocalTree {
     } catch (error) {
       throw ioError(`read the link ${this.show(path)}`, error);
     }
+  }
+
+  xattrs(path: ByteString): Map<ByteString, Buffer> | undefined {
+    return readXattrs(this.absolute(path));
+  }
+
+  source(path: ByteString, { size }: LocalStat): Source {
+    return { kind: "path", path: this.absolute(path), size };
   }
 
   /** An entry's path for a message. */

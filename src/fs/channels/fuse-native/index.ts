@@ -47,6 +47,7 @@ export async function openFuseNative(options: ChannelOptions): Promise<Channel> 
     readahead: outlook && new Readahead(options.fetcher, outlook),
     caller: { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0, pid: 0 },
     closed: false,
+    reading: new Set(),
     onError: (request, path, error) => options.onError(request, path, error),
   };
   const close = () => {
@@ -66,11 +67,18 @@ export async function openFuseNative(options: ChannelOptions): Promise<Channel> 
     const fuse = createMount(options.directory, operations.metered, {
       timeout: false,
       fsname: mountOptions(options.name, namespace.writable),
-      defaultPermissions: true,
+      defaultPermissions: options.unchecked !== true,
       allowOther: options.allowOther === true,
       maxRead: MAX_REQUEST,
     });
-    return new FuseNativeChannel(await openMount(fuse, options), fuse, close, options.openMode, counts);
+    const rebase = async (catalog: string | undefined, bundle: string | undefined): Promise<boolean> => {
+      const reading = [...served.reading];
+      const retire = namespace.rebase(catalog, bundle);
+      if (retire !== undefined) void Promise.allSettled(reading).then(retire);
+      return retire !== undefined;
+    };
+    const layers = { freeze: async () => namespace.freeze(), rebase };
+    return new FuseNativeChannel(await openMount(fuse, options), fuse, close, options.openMode, counts, layers);
   } catch (error) {
     close();
     throw error;
@@ -165,6 +173,8 @@ class FuseNativeChannel implements Channel {
   readonly openMode: OpenModeChoice;
   readonly closed: Promise<void>;
   readonly counts: () => ChannelCounts;
+  readonly freeze: Channel["freeze"];
+  readonly rebase: Channel["rebase"];
   readonly #mount: MountPoint;
   readonly #fuse: FuseMount;
   readonly #close: () => void;
@@ -177,7 +187,10 @@ class FuseNativeChannel implements Channel {
     close: () => void,
     openMode: OpenModeChoice,
     counts: () => ChannelCounts,
+    { freeze, rebase }: Pick<Channel, "freeze" | "rebase">,
   ) {
+    this.freeze = freeze;
+    this.rebase = rebase;
     this.counts = counts;
     this.openMode = openMode;
     this.#mount = mount;

@@ -38,6 +38,8 @@ export interface Served {
   readonly caller: Caller;
   /** True from when the namespace is closed: what still comes, through files held open over a lazy unmount, gets ENOTCONN. */
   readonly closed: boolean;
+  /** Reads whose plans are being read. */
+  readonly reading: Set<Promise<unknown>>;
   /** Told of failures that are not part of a file system's normal life. */
   onError(request: string, path: string, error: unknown): void;
 }
@@ -127,7 +129,11 @@ export function operationsOf(served: Served): Operations {
         const met = cache?.stats.met;
         const read = cache === undefined ? undefined : readLocal(plan, cache, target);
         if (read !== undefined) done(read);
-        else fetcher.read(plan, target).then(done, (error) => done(fail("read", path, error)));
+        else {
+          const reading = fetcher.read(plan, target).then(done, (error) => done(fail("read", path, error)));
+          served.reading.add(reading);
+          void reading.finally(() => served.reading.delete(reading));
+        }
         if (read === undefined || cache?.stats.met !== met) reached(handles.ino(handle), offset, plan);
       }),
 

@@ -35,6 +35,7 @@ export async function openKernel(options: ChannelOptions): Promise<Channel> {
       name: options.name,
       readOnly: options.spec.kind === "snapshot",
       allowOther: options.allowOther === true,
+      unchecked: options.unchecked === true,
     });
     const mount = await mountedAt(directory);
     if (mount === undefined) {
@@ -83,6 +84,14 @@ class KernelChannel implements Channel {
       }
     }
     await this.closed;
+  }
+
+  async freeze(): Promise<boolean> {
+    return await this.#server.freeze();
+  }
+
+  async rebase(catalog: string | undefined, bundle: string | undefined): Promise<boolean> {
+    return await this.#server.rebase(catalog, bundle);
   }
 
   counts(): ChannelCounts {

@@ -1,6 +1,6 @@
 /** From a request to its reply: decodes, asks the namespace, encodes. It knows no file descriptor of the kernel's. */
 
-import { type DiskCache, lastBlob, readLocal, type Segment } from "../../../cache/index.ts";
+import { type DiskCache, lastBlob, type MemoryHints, readLocal, type Segment } from "../../../cache/index.ts";
 import { type ByteString, faultPoint, type Hash, toBuffer } from "../../../cas/index.ts";
 import { isDirectory } from "../../base.ts";
 import { nowNs } from "../../clock.ts";
@@ -9,8 +9,10 @@ import type { Attr, Namespace, SetAttr } from "../../namespace.ts";
 import type { OpenMode } from "../../open-mode.ts";
 import { withoutSetId } from "../../overlay/contents.ts";
 import { monotonicMs } from "./counts.ts";
+import { LIFTED_MIN, type Lifted } from "./lift.ts";
 import { negotiate, offers, type Session } from "./negotiate.ts";
 import { type OpenedFiles, Openings, type Register, UNCACHED } from "./openings.ts";
+import { Pause } from "./pause.ts";
 import { FIRST_ENTRY, Positions } from "./positions.ts";
 import {
   InitFlag,
@@ -33,10 +35,10 @@ export interface Miss {
   readonly since: number;
   readonly uniqueLow: number;
   readonly uniqueHigh: number;
-  /** The whole reply: room for the header, then the content, in which local runs are filled in. */
-  readonly reply: ArrayBuffer;
-  /** What is to be filled in, at offsets in `reply`: blobs and zeros only, so that no descriptor leaves its thread. */
-  readonly runs: readonly { readonly at: number; readonly length: number; readonly segments: readonly Segment[] }[];
+  /** What it comes to: local files are read already, so that no descriptor leaves its thread. */
+  readonly plan: readonly Segment[];
+  /** In bytes. */
+  readonly length: number;
 }
 
 /** Where the dispatcher's work goes that it cannot finish itself. */
@@ -57,10 +59,11 @@ export interface Outlet {
    */
   listing(handle: number, position: number, name: ByteString | undefined): void;
   /**
-   * The kernel reads and writes this inode by itself, by the number `backing` in its register,
-   * through so many handles, which a daemon that takes the mount over has to know; none: it ended.
+   * This inode is open through so many handles, none being its end: by the number `backing` in the
+   * kernel's register, or in the way that no positive number stands for. A daemon that takes the mount
+   * over has to know, for the kernel refuses to open an inode in two ways.
    */
-  passed(ino: number, backing: number, handles: number): void;
+  opened(ino: number, backing: number, handles: number): void;
   /** A failure that is not part of normal life, to be logged. */
   failed(request: string, subject: string, error: unknown): void;
 }
@@ -71,6 +74,8 @@ export interface OpenOptions {
   /** What passthrough needs: the kernel's register, and how deep the file systems below are stacked. */
   readonly register?: Register;
   readonly stackDepth?: number;
+  /** What the main thread has in memory. */
+  readonly hints?: MemoryHints;
 }
 
 /** Listings of snapshot directories whose positions are remembered at once. */
@@ -107,7 +112,10 @@ export class Dispatcher {
   readonly #positions: Positions;
   readonly #opening: OpenOptions;
   #openings: Openings;
+  /** Where the content of the reply lies that was built last; undefined: in its buffer. */
+  lifted: Lifted | undefined;
   #lastReached: Hash | undefined;
+  #pause: Pause | undefined;
   /** Opens need no request: a snapshot has nothing to do then, and the kernel keeps what it read. */
   #noOpen = false;
   #noOpendir = false;
@@ -142,13 +150,43 @@ export class Dispatcher {
     }
   }
 
-  /** Answers the `length` bytes in the request buffer. Returns the length of the reply, 0 where there is none to send now. */
-  handle(length: number): number {
+  /**
+   * Has those stop who write without asking, if any do: with the inodes that are to be held for that.
+   * Undefined where there are none.
+   */
+  pause(): { readonly token: string; readonly inos: readonly number[] } | undefined {
+    const inos = this.#openings.passed();
+    if (inos.length === 0) return undefined;
+    this.#openings.paused = true;
+    this.#pause = new Pause();
+    return { token: this.#pause.token, inos };
+  }
+
+  /** True where a pause was asked for and nobody writes. */
+  get isPaused(): boolean {
+    return this.#pause?.holds(this.#openings.passed()) ?? false;
+  }
+
+  /** Ends the pause; returns the requests to be answered for that, or undefined where there is none. */
+  resume(): Iterable<{ readonly uniqueLow: number; readonly uniqueHigh: number }> | undefined {
+    const waiting = this.#pause?.waiting();
+    this.#openings.paused = false;
+    this.#pause = undefined;
+    return waiting;
+  }
+
+  /**
+   * Answers the `length` bytes in the request buffer. Returns the length of the reply, 0 where there is
+   * none to send now. Content of up to `liftable` bytes may be left where it lies, in `lifted`.
+   */
+  handle(length: number, liftable = 0): number {
     const { request, reply } = this;
+    this.lifted = undefined;
     if (!request.load(length)) return 0;
     try {
       request.checkLength();
-      const end = this.#namespace.writable && ONCE.has(request.opcode) ? this.#answerOnce() : this.#answer();
+      if (this.#pause !== undefined && request.opcode === Opcode.SETXATTR && this.#holds(this.#pause)) return 0;
+      const end = this.#namespace.writable && ONCE.has(request.opcode) ? this.#answerOnce() : this.#answer(liftable);
       return end === 0 ? 0 : reply.header(request, end);
     } catch (error) {
       if (!(error instanceof FsError)) this.#outlet.failed(nameOf(request.opcode), subjectOf(request), error);
@@ -157,7 +195,7 @@ export class Dispatcher {
   }
 
   /** Dispatches; returns the end of the reply's body, 0 for no reply. */
-  #answer(): number {
+  #answer(liftable = 0): number {
     const { request, reply } = this;
     const namespace = this.#namespace;
     switch (request.opcode) {
@@ -166,7 +204,7 @@ export class Dispatcher {
       case Opcode.GETATTR:
         return reply.attributes(OUT_HEADER, namespace.getattr(request.ino));
       case Opcode.READ:
-        return this.#read();
+        return this.#read(liftable);
       case Opcode.READDIRPLUS:
         return this.#readdir(true);
       case Opcode.READDIR:
@@ -335,26 +373,59 @@ export class Dispatcher {
     try {
       return this.#entry(this.#namespace.lookup(request.ino, request.string(0)));
     } catch (error) {
-      if (error instanceof FsError && error.errno === "ENOENT") return reply.noEntry(OUT_HEADER);
-      throw error;
+      if (!(error instanceof FsError && error.errno === "ENOENT")) throw error;
+      const held = this.#pause?.inode(request.string(0));
+      return held === undefined ? reply.noEntry(OUT_HEADER) : this.#passing(held);
     }
+  }
+
+  /** An entry that the kernel forgets at once. */
+  #passing(ino: number): number {
+    const end = this.#entry(this.#namespace.getattr(ino));
+    this.reply.buffer.fill(0, OUT_HEADER + 16, OUT_HEADER + 32);
+    return end;
+  }
+
+  #holds(pause: Pause): boolean {
+    const { request } = this;
+    const name = request.string(8);
+    return pause.hold(request.ino, name, request.bytes(8 + name.length + 1, request.u32(0)), request);
   }
 
   #entry(attr: Attr): number {
     return this.reply.entry(OUT_HEADER, attr);
   }
 
-  #read(): number {
+  #read(liftable: number): number {
     const { request, reply } = this;
     const plan = this.#namespace.planRead(request.ino, request.u64(8), Math.min(request.u32(16), MAX_IO));
     let length = 0;
     for (const segment of plan) length += segment.length;
     if (length === 0) return OUT_HEADER;
     const { met } = this.#cache.stats;
-    const read = readLocal(plan, this.#cache, reply.buffer.subarray(OUT_HEADER, OUT_HEADER + length));
+    let read: number | undefined;
+    if (!this.#isInMemory(plan)) {
+      if (length >= LIFTED_MIN && length <= liftable) this.lifted = this.#lift(plan);
+      read =
+        this.lifted === undefined
+          ? readLocal(plan, this.#cache, reply.buffer.subarray(OUT_HEADER, OUT_HEADER + length))
+          : length;
+    }
     if (read === undefined) this.#outlet.miss(this.#missOf(plan, length));
     if (read === undefined || this.#cache.stats.met !== met) this.#reached(plan);
     return read === undefined ? 0 : OUT_HEADER + read;
+  }
+
+  /** The run of one file that is all of the plan; to be read before the next request. */
+  #lift(plan: readonly Segment[]): Lifted | undefined {
+    const [segment] = plan;
+    if (segment === undefined || plan.length > 1) return undefined;
+    if (segment.kind === "file") return segment;
+    if (segment.kind !== "blob") return undefined;
+    const { blob, offset, length } = segment;
+    const found = this.#cache.locate(blob);
+    if (found === undefined || offset + length > found.length) return undefined;
+    return { fd: found.fd, offset: found.offset + offset, length };
   }
 
   /** Tells how far a reader came, once a blob. */
@@ -366,30 +437,28 @@ export class Dispatcher {
   }
 
   /**
-   * Splits a plan: local files are read here and now, by the thread that owns their descriptors and
-   * while they are as the plan found them; runs with blobs are left to whoever answers.
+   * True where a part of a large file is in the main thread's memory. Reading it there takes less than
+   * verifying here what is on its way to the disk at this very moment.
+   */
+  #isInMemory(plan: readonly Segment[]): boolean {
+    const { hints } = this.#opening;
+    if (hints === undefined) return false;
+    return plan.some((segment) => segment.kind === "blob" && segment.home !== undefined && hints.has(segment.blob));
+  }
+
+  /**
+   * Local files are read here and now, by the thread that owns their descriptors and while they are as
+   * the plan found them; the rest is left to whoever answers.
    */
   #missOf(plan: readonly Segment[], length: number): Miss {
-    const content = Buffer.from(new ArrayBuffer(OUT_HEADER + length));
-    const runs: { at: number; length: number; segments: Segment[] }[] = [];
-    let at = OUT_HEADER;
-    let run: (typeof runs)[number] | undefined;
-    for (const segment of plan) {
-      if (segment.kind === "file") {
-        readLocal([segment], this.#cache, content.subarray(at, at + segment.length));
-        run = undefined;
-      } else {
-        if (run === undefined) {
-          run = { at, length: 0, segments: [] };
-          runs.push(run);
-        }
-        run.segments.push(segment);
-        run.length += segment.length;
-      }
-      at += segment.length;
-    }
+    const left = plan.map((segment): Segment => {
+      if (segment.kind !== "file") return segment;
+      const bytes = Buffer.from(new ArrayBuffer(segment.length));
+      readLocal([segment], this.#cache, bytes);
+      return { kind: "bytes", bytes, length: segment.length };
+    });
     const { uniqueLow, uniqueHigh } = this.request;
-    return { since: monotonicMs(), uniqueLow, uniqueHigh, reply: content.buffer, runs };
+    return { since: monotonicMs(), uniqueLow, uniqueHigh, plan: left, length };
   }
 
   #readdir(plus: boolean): number {

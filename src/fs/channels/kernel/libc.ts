@@ -1,5 +1,6 @@
 /** The calls of the C library that mounting needs and Node does not offer. */
 
+import { closeSync } from "node:fs";
 import koffi from "koffi";
 
 const library = koffi.load(null);
@@ -11,6 +12,12 @@ const cSocketpair = library.func("int socketpair(int, int, int, _Out_ int*)");
 const cRecvmsg = library.func("long recvmsg(int, void*, int)");
 const cSendmsg = library.func("long sendmsg(int, void*, int)");
 const cIoctl = library.func("int ioctl(int, unsigned long, void*)");
+
+const cPoll = library.func("int poll(void*, unsigned long, int)");
+const cPipe2 = library.func("int pipe2(_Out_ int*, int)");
+const cFcntl = library.func("int fcntl(int, int, ...)");
+const cSplice = library.func("long splice(int, void*, int, void*, unsigned long, unsigned int)");
+const cMemfdCreate = library.func("int memfd_create(const char*, unsigned int)");
 
 const errnoNames = new Map(Object.entries(koffi.os.errno).map(([name, number]) => [number, name]));
 
@@ -90,6 +97,54 @@ export function sendDescriptor(socket: number, descriptor: number): void {
   control.writeInt32LE(SCM_RIGHTS, 12);
   control.writeInt32LE(descriptor, 16);
   if (cSendmsg(socket, message.header, 0) !== 1) throw failure("sendmsg");
+}
+
+const MFD_CLOEXEC = 1;
+
+/** A file that is nowhere but in memory, and goes with its last descriptor. Throws an error with an errno's name in `code`. */
+export function memoryFile(name: string): number {
+  const fd = cMemfdCreate(name, MFD_CLOEXEC) as number;
+  if (fd < 0) throw failure("memfd_create");
+  return fd;
+}
+
+const POLLIN = 1;
+/** A pollfd: descriptor, events asked for, events found. */
+const polled = Buffer.alloc(8);
+
+/** True where a read from the descriptor `device` would return at once. */
+export function requestWaits(device: number): boolean {
+  polled.writeInt32LE(device, 0);
+  polled.writeInt16LE(POLLIN, 4);
+  return cPoll(polled, 1, 0) !== 0;
+}
+
+const O_CLOEXEC = 0x8_0000;
+const F_SETPIPE_SZ = 1031;
+
+/** A pipe of the first of `sizes` (in bytes, powers of two) that this process may have; undefined where it may have none. */
+export function makePipe(sizes: readonly number[]): { from: number; to: number; size: number } | undefined {
+  const pair = [0, 0];
+  if (cPipe2(pair, O_CLOEXEC) !== 0) return undefined;
+  const [from, to] = pair as [number, number];
+  const size = sizes.find((wanted) => cFcntl(to, F_SETPIPE_SZ, "int", wanted) === wanted);
+  if (size !== undefined) return { from, to, size };
+  closeSync(from);
+  closeSync(to);
+  return undefined;
+}
+
+const spliceOffset = Buffer.alloc(8);
+
+/**
+ * splice(2): moves up to `length` bytes from one descriptor, at `offset` where it is a file's, to
+ * another. Throws an error with an errno's name in `code`.
+ */
+export function splice(from: number, offset: number | undefined, to: number, length: number): number {
+  if (offset !== undefined) spliceOffset.writeBigInt64LE(BigInt(offset));
+  const count = Number(cSplice(from, offset === undefined ? null : spliceOffset, to, null, length, 0));
+  if (count < 0) throw failure("splice");
+  return count;
 }
 
 /** FUSE_DEV_IOC_BACKING_OPEN and FUSE_DEV_IOC_BACKING_CLOSE (`<linux/fuse.h>`). */

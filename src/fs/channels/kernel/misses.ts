@@ -1,6 +1,6 @@
 /** Reads that wait for blobs: answered on the main thread, straight to the kernel. */
 
-import { writeSync } from "node:fs";
+import { writevSync } from "node:fs";
 import type { Fetcher } from "../../../cache/index.ts";
 import { isErrno } from "../../../cas/index.ts";
 import { errnoOf, FsError } from "../../errno.ts";
@@ -28,20 +28,19 @@ export class Misses {
   start(miss: Miss): void {
     const key = keyOf(miss.uniqueLow, miss.uniqueHigh);
     this.#waiting.set(key, miss);
-    void this.#fill(miss).then(
-      () => this.#answer(key, miss, miss.reply.byteLength, 0),
-      (error: unknown) => {
+    this.#fetcher
+      .deliver(miss.plan, (pieces) => this.#answer(key, miss, pieces))
+      .catch((error: unknown) => {
         if (this.#waiting.get(key) === miss) this.#failed(error);
-        this.#answer(key, miss, OUT_HEADER, errnoOf(error));
-      },
-    );
+        this.#answer(key, miss, [], errnoOf(error));
+      });
   }
 
   /** Answers at once that the read was interrupted; does nothing where it has its answer. */
   interrupt(uniqueLow: number, uniqueHigh: number): void {
     const key = keyOf(uniqueLow, uniqueHigh);
     const miss = this.#waiting.get(key);
-    if (miss !== undefined) this.#answer(key, miss, OUT_HEADER, errnoOf(new FsError("EINTR")));
+    if (miss !== undefined) this.#answer(key, miss, [], errnoOf(new FsError("EINTR")));
   }
 
   /** Answers nothing any more; afterwards the descriptor may be closed. */
@@ -49,23 +48,15 @@ export class Misses {
     this.#waiting.clear();
   }
 
-  async #fill(miss: Miss): Promise<void> {
-    await Promise.all(
-      miss.runs.map(async ({ at, length, segments }) => {
-        await this.#fetcher.read([...segments], Buffer.from(miss.reply, at, length));
-      }),
-    );
-  }
-
-  #answer(key: string, miss: Miss, length: number, errno: number): void {
+  #answer(key: string, miss: Miss, pieces: readonly Buffer[], errno = 0): void {
     if (this.#waiting.get(key) !== miss) return;
     this.#waiting.delete(key);
-    // An interrupted reader's buffer may still be written to by the fetch, so errors have one of their own.
-    const reply = Buffer.from(errno === 0 ? miss.reply : new ArrayBuffer(OUT_HEADER), 0, length);
-    writeHeader(new DataView(reply.buffer), length, errno, miss.uniqueLow, miss.uniqueHigh);
+    const header = Buffer.alloc(OUT_HEADER);
+    const length = OUT_HEADER + (errno === 0 ? miss.length : 0);
+    writeHeader(new DataView(header.buffer, header.byteOffset), length, errno, miss.uniqueLow, miss.uniqueHigh);
     try {
       // Copies to a waiting reader and never blocks, and so leaves no write behind when the descriptor is closed.
-      writeSync(this.#fd, reply, 0, length);
+      writevSync(this.#fd, [header, ...pieces]);
     } catch (error) {
       if (!isErrno(error, "ENOENT", "ENODEV", "ECONNABORTED", "EPERM")) this.#failed(error);
     }

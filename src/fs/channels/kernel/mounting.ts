@@ -18,6 +18,8 @@ export interface MountRequest {
   readonly name: string;
   readonly readOnly: boolean;
   readonly allowOther: boolean;
+  /** The kernel is not to check permissions. */
+  readonly unchecked?: boolean;
 }
 
 /** Mounts on `directory`, an absolute path. Returns the descriptor on which the kernel's requests come. */
@@ -28,7 +30,8 @@ export async function mountDirectory(directory: string, request: MountRequest): 
 function mountAsRoot(directory: string, request: MountRequest): number {
   const fd = openDevice(directory);
   const ids = `user_id=${process.getuid?.()},group_id=${process.getgid?.()}`;
-  const options = [`fd=${fd}`, "rootmode=40000", ids, "default_permissions"];
+  const options = [`fd=${fd}`, "rootmode=40000", ids];
+  if (!request.unchecked) options.push("default_permissions");
   if (request.allowOther) options.push("allow_other");
   try {
     // A bundle has no devices; on a writable mount there are those that root made there.
@@ -70,7 +73,8 @@ function noDevice(directory: string, cause?: unknown): DatamonError {
 async function mountAsUser(directory: string, request: MountRequest): Promise<number> {
   // Commas separate options; fusermount3 takes them with a backslash as part of a name.
   const name = request.name.replace(/[\\,]/g, "\\$&");
-  const options = [`fsname=${name}`, `subtype=${SUBTYPE}`, "default_permissions"];
+  const options = [`fsname=${name}`, `subtype=${SUBTYPE}`];
+  if (!request.unchecked) options.push("default_permissions");
   options.push("nosuid", "nodev", request.readOnly ? "ro" : "rw");
   if (request.allowOther) options.push("allow_other");
   const [ours, theirs] = socketPair();

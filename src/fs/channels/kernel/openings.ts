@@ -1,6 +1,6 @@
 /** The open files of a mount: which of them the kernel reads and writes by itself. */
 
-import { closeSync } from "node:fs";
+import { closeSync, constants } from "node:fs";
 import type { DiskCache } from "../../../cache/index.ts";
 import { isErrno } from "../../../cas/index.ts";
 import { FsError } from "../../errno.ts";
@@ -19,19 +19,24 @@ export interface Register {
   changed(ino: number): void;
 }
 
-/** The inodes that the kernel reads and writes by itself: number in the register and handles, by inode number. */
+/** What is open and how, by inode number: number in the kernel's register, 0 or `UNCACHED` where there is none, and handles. */
 export type OpenedFiles = Readonly<Record<string, readonly [backing: number, handles: number]>>;
 
 /** What has to be known of openings elsewhere. */
 export interface OpeningsOutlet {
   want(ino: number): void;
-  passed(ino: number, backing: number, handles: number): void;
+  opened(ino: number, backing: number, handles: number): void;
 }
+
+/** The bits of open(2)'s flags that say whether to read, to write, or both. */
+const ACCESS_MODE = 3;
 
 interface Opening {
   handles: number;
   /** Number in the kernel's register; 0 where reads and writes come as requests. */
   readonly backing: number;
+  /** Of a handle through which a memory map can be written, or may be. */
+  mappable: boolean;
 }
 
 /**
@@ -45,6 +50,8 @@ export class Openings {
   readonly #outlet: OpeningsOutlet;
   readonly #open = new Map<number, Opening>();
   #permitted = true;
+  /** While it is set, nothing more is handed over. */
+  paused = false;
 
   /** @param register without it nothing is handed over */
   constructor(namespace: Namespace, cache: DiskCache, register: Register | undefined, outlet: OpeningsOutlet) {
@@ -58,10 +65,10 @@ export class Openings {
   adopt(passed: OpenedFiles): void {
     for (const [key, [backing, handles]] of Object.entries(passed)) {
       const ino = Number(key);
-      this.#open.set(ino, { handles, backing });
+      this.#open.set(ino, { handles, backing, mappable: true });
       try {
         for (let count = 0; count < handles; count++) this.#namespace.open(ino, 0);
-        this.#namespace.backing(ino);
+        if (backing > 0) this.#namespace.backing(ino);
       } catch (error) {
         // It is gone: the daemon before died while it ended the last handle.
         if (!(error instanceof FsError)) throw error;
@@ -70,14 +77,18 @@ export class Openings {
     }
   }
 
+  /** The inodes that the kernel reads and writes by itself. */
+  passed(): number[] {
+    return [...this.#open].filter(([, { backing }]) => backing > 0).map(([ino]) => ino);
+  }
+
   /** The kernel has forgotten the inode, so that no handle is left, whatever was counted over the deaths of daemons. */
   forget(ino: number): void {
     const known = this.#open.get(ino);
     if (known === undefined) return;
     this.#open.delete(ino);
-    if (known.backing <= 0) return;
-    this.#outlet.passed(ino, known.backing, 0);
-    this.#register?.remove(known.backing);
+    this.#note(ino, known.backing, 0);
+    if (known.backing > 0) this.#register?.remove(known.backing);
   }
 
   /**
@@ -89,12 +100,13 @@ export class Openings {
     const known = this.#open.get(ino);
     if (known !== undefined) {
       known.handles++;
-      if (known.backing > 0) this.#outlet.passed(ino, known.backing, known.handles);
+      known.mappable ||= isMappable(flags);
+      this.#note(ino, known.backing, known.handles);
       return known.backing;
     }
     const backing = this.#back(ino);
-    this.#open.set(ino, { handles: 1, backing });
-    if (backing > 0) this.#outlet.passed(ino, backing, 1);
+    this.#open.set(ino, { handles: 1, backing, mappable: isMappable(flags) });
+    this.#note(ino, backing, 1);
     return backing;
   }
 
@@ -104,21 +116,25 @@ export class Openings {
     if (known !== undefined) {
       known.handles--;
       if (known.handles === 0) this.#open.delete(ino);
-      if (known.backing > 0) {
-        this.#outlet.passed(ino, known.backing, known.handles);
-        if (known.handles === 0) this.#register?.remove(known.backing);
-      }
+      this.#note(ino, known.backing, known.handles);
+      if (known.backing > 0 && known.handles === 0) this.#register?.remove(known.backing);
     }
     this.#namespace.release(ino);
     // The kernel notices writes, but not what is written through a memory map.
-    if (known !== undefined && known.backing > 0 && known.handles === 0 && this.#namespace.writable) {
+    if (known?.mappable && known.backing > 0 && known.handles === 0 && this.#namespace.writable) {
       this.#register?.changed(ino);
     }
+  }
+
+  /** Where some files are handed over, the next daemon has to know of all how they are open. */
+  #note(ino: number, backing: number, handles: number): void {
+    if (this.#register !== undefined) this.#outlet.opened(ino, backing, handles);
   }
 
   #back(ino: number): number {
     const register = this.#register;
     if (register === undefined || !this.#permitted) return 0;
+    if (this.paused) return UNCACHED;
     // A write by somebody else takes these bits away, and is to be heard of for that.
     const { mode } = this.#namespace.getattr(ino);
     if (this.#namespace.writable && withoutSetId(mode) !== mode) return UNCACHED;
@@ -147,4 +163,9 @@ export class Openings {
       return 0;
     }
   }
+}
+
+/** True where a memory map of a handle with these flags can be written to and seen by others. */
+function isMappable(flags: number): boolean {
+  return (flags & ACCESS_MODE) === constants.O_RDWR;
 }

@@ -1,17 +1,26 @@
 /** The main thread's side of a mount: the worker that serves it, the reads that wait, and the end of both. */
 
 import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { closeSync } from "node:fs";
 import { extname } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import { Readahead } from "../../../cache/index.ts";
-import { DatamonError } from "../../../cas/index.ts";
+import { DatamonError, ioError } from "../../../cas/index.ts";
 import { abortConnection, type MountPoint } from "../../mount-table.ts";
+import type { NamespaceSpec } from "../../namespace.ts";
 import { CatalogOutlook } from "../../outlook.ts";
+import { copyAhead } from "../../overlay/ahead.ts";
 import type { ChannelCounts, ChannelOptions } from "../channel.ts";
 import { Counts } from "./counts.ts";
 import { umountLazily } from "./libc.ts";
 import {
+  type Answer,
+  COMMANDED,
+  type Command,
+  type Commanded,
+  FLAGS,
   type PlainError,
   type ServeMessage,
   STOPPED,
@@ -21,6 +30,13 @@ import {
 } from "./messages.ts";
 import { Misses } from "./misses.ts";
 import type { Session } from "./negotiate.ts";
+
+/** How long those who write may take to stop, in milliseconds, and how often that is tried. */
+const HOLD_TIMEOUT = 2000;
+const HOLD_ATTEMPTS = 3;
+
+/** How long the worker may take to do what it is told, in milliseconds; it is quick, but for copies of open files. */
+const COMMAND_TIMEOUT = 60_000;
 
 /** How long waking the worker may take when the process ends, in milliseconds. */
 const WAKE_TIMEOUT = 2000;
@@ -47,14 +63,18 @@ export class Server {
   readonly closed: Promise<void>;
   readonly #options: ChannelOptions;
   readonly #worker: Worker;
-  readonly #state = new Int32Array(new SharedArrayBuffer(8));
+  readonly #state = new Int32Array(new SharedArrayBuffer(FLAGS * Int32Array.BYTES_PER_ELEMENT));
   readonly #counts = new Counts();
   readonly #onExit = (): void => {
     this.#leave();
     this.#takeDown();
   };
-  readonly #outlook: CatalogOutlook | undefined;
-  readonly #readahead: Readahead | undefined;
+  #outlook: CatalogOutlook | undefined;
+  #readahead: Readahead | undefined;
+  /** Waits for the worker's answer to the command of the number `asked`. */
+  #asked = 0;
+  #commands = 0;
+  #answered: { resolve(answer: Answer): void; reject(error: Error): void } | undefined;
   #served: Served | undefined;
   /** The worker came to its end, and did not die. */
   #ended = false;
@@ -71,6 +91,7 @@ export class Server {
       supervised: options.supervision !== undefined,
       state: this.#state,
       counts: this.#counts.worker,
+      hints: options.fetcher.hints,
     };
     const opened = Promise.withResolvers<void>();
     const started = Promise.withResolvers<Session>();
@@ -102,6 +123,7 @@ export class Server {
       if (this.#served !== undefined && !this.#ended) this.#leave();
       this.#release();
       this.#outlook?.close();
+      this.#answered?.reject(new DatamonError("io", "the mount went away"));
       closed.resolve();
     });
   }
@@ -120,6 +142,102 @@ export class Server {
     return this.#counts.read();
   }
 
+  /** As `Channel.freeze`. */
+  async freeze(): Promise<boolean> {
+    for (let attempt = 1; ; attempt++) {
+      const answer = await this.#command({ kind: "freeze" });
+      if (answer.kind === "done") return answer.changed;
+      if (answer.kind === "refused") throw errorFrom(answer.error);
+      const held = await this.#hold(answer.token, answer.inos);
+      if (held !== undefined) return held;
+      if (attempt === HOLD_ATTEMPTS) {
+        throw new DatamonError("io", "those who write to the mount could not be stopped for a moment", {
+          hint: "Try again when less is written.",
+        });
+      }
+    }
+  }
+
+  /** As `Channel.rebase`. */
+  async rebase(catalog: string | undefined, bundle: string | undefined): Promise<boolean> {
+    const answer = await this.#command({ kind: "rebase", catalog, bundle });
+    if (answer.kind === "refused") throw errorFrom(answer.error);
+    const done = answer.kind === "done" && answer.changed;
+    if (done && catalog !== undefined) {
+      this.#outlook?.close();
+      this.#outlook = CatalogOutlook.open({ ...this.#options.spec, catalog } as NamespaceSpec);
+      this.#readahead = this.#outlook && new Readahead(this.#options.fetcher, this.#outlook);
+    }
+    return done;
+  }
+
+  /** Has inodes be held until the worker has frozen what they belong to: its answer, or undefined where that takes too long. */
+  async #hold(token: string, inos: readonly number[]): Promise<boolean | undefined> {
+    const { spec } = this.#options;
+    if (spec.kind === "overlay") await copyAhead(spec.scratch, inos);
+    const frozen = this.#answer();
+    const holder = spawn(
+      process.execPath,
+      [
+        new URL(`./holder${extname(import.meta.url)}`, import.meta.url).pathname,
+        this.#served?.mount.directory ?? "",
+        token,
+        ...inos.map(String),
+      ],
+      { stdio: "ignore", env: { ...process.env, UV_THREADPOOL_SIZE: String(inos.length) } },
+    );
+    const ended = new Promise<undefined>((resolve) => {
+      holder.once("error", () => resolve(undefined));
+      holder.once("exit", () => resolve(undefined));
+    });
+    const late = setTimeout(HOLD_TIMEOUT, undefined, { ref: false });
+    const answer = await Promise.race([frozen, Promise.race([ended, late])]);
+    try {
+      if (answer?.kind === "refused") throw errorFrom(answer.error);
+      if (answer?.kind === "done") return answer.changed;
+      await this.#post({ kind: "release" });
+      // It may have come to it at the last moment.
+      const last = await frozen;
+      return last.kind === "done" && last.changed ? true : undefined;
+    } finally {
+      holder.kill("SIGKILL");
+    }
+  }
+
+  /** The worker's next answer. */
+  #answer(): Promise<Answer> {
+    return new Promise((resolve, reject) => {
+      this.#answered = { resolve, reject };
+    });
+  }
+
+  async #command(command: Command): Promise<Answer> {
+    const answer = this.#answer();
+    answer.catch(() => {});
+    this.#asked = this.#commands + 1;
+    await this.#post(command);
+    const late = setTimeout(COMMAND_TIMEOUT, undefined, { ref: false });
+    const answered = await Promise.race([answer, late]);
+    if (answered === undefined) throw new DatamonError("io", "the mount does not answer");
+    return answered;
+  }
+
+  /**
+   * Posts a command. The worker looks for it when a request comes, and statfs(2) always makes one: by a
+   * program of its own, because this process could not end while it waits for itself.
+   */
+  async #post(command: Command): Promise<void> {
+    if (this.#served === undefined) throw new DatamonError("io", "the mount went away");
+    const commanded: Commanded = { id: ++this.#commands, command };
+    this.#worker.postMessage(commanded);
+    Atomics.store(this.#state, COMMANDED, 1);
+    const program = spawn("stat", ["-f", "--", this.#served.mount.directory], { stdio: "ignore", detached: true });
+    program.unref();
+    await once(program, "spawn").catch((error) => {
+      throw ioError("reach the mount", error);
+    });
+  }
+
   /** Ends the worker, and the mount with it, in use or not. */
   async abandon(): Promise<void> {
     if (this.#served === undefined) await this.#worker.terminate();
@@ -132,7 +250,9 @@ export class Server {
 
   #take(message: WorkerMessage): void {
     if (message.kind === "closed") this.#ended = true;
-    else if (message.kind === "miss") this.#served?.misses.start(message.miss);
+    else if (message.kind === "answer") {
+      if (message.id === this.#asked) this.#answered?.resolve(message.answer);
+    } else if (message.kind === "miss") this.#served?.misses.start(message.miss);
     else if (message.kind === "reached") this.#readahead?.reached(message.ino, message.offset, message.blob);
     else if (message.kind === "want") this.#readahead?.want(message.ino);
     else if (message.kind === "interrupt") this.#served?.misses.interrupt(message.uniqueLow, message.uniqueHigh);

@@ -4,16 +4,21 @@
  */
 
 import { readSync, statfsSync, writeSync } from "node:fs";
-import { parentPort, workerData } from "node:worker_threads";
-import { DiskCache, type DiskCacheStats } from "../../../cache/index.ts";
+import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
+import { DiskCache, type DiskCacheStats, MemoryHints } from "../../../cache/index.ts";
 import { type ByteString, DatamonError, isErrno } from "../../../cas/index.ts";
 import { errnoOf, FsError } from "../../errno.ts";
 import { type Namespace, openNamespace } from "../../namespace.ts";
+import { MEMORY_FD } from "../../supervision/messages.ts";
 import { type Handover, handOver } from "../../supervision/supervision.ts";
 import { workerMeter } from "./counts.ts";
 import { Dispatcher, type Outlet } from "./dispatch.ts";
 import { registerBacking, unregisterBacking } from "./libc.ts";
+import { Lift, type Lifted } from "./lift.ts";
 import {
+  type Answer,
+  COMMANDED,
+  type Commanded,
   type PlainError,
   type ServeMessage,
   STOPPED,
@@ -21,6 +26,9 @@ import {
   type WorkerMessage,
   type WorkerTask,
 } from "./messages.ts";
+import type { OpenedFiles } from "./openings.ts";
+import { PassedFiles } from "./passed.ts";
+import { Patience } from "./patience.ts";
 import { NOTIFY_INVAL_INODE, NOTIFY_RESEND, Opcode, OUT_HEADER } from "./protocol.ts";
 import { writeHeader } from "./reply.ts";
 
@@ -41,7 +49,7 @@ function open(): void {
   let namespace: Namespace | undefined;
   let cache: DiskCache;
   try {
-    namespace = openNamespace(task.spec);
+    namespace = openNamespace(task.spec.kind === "overlay" ? { ...task.spec, forgets: true } : task.spec);
     cache = DiskCache.open(task.cacheDirectory, task.cacheSize === undefined ? {} : { sizeLimit: task.cacheSize });
   } catch (error) {
     namespace?.close();
@@ -51,9 +59,10 @@ function open(): void {
   tell({ kind: "opened" });
   port.once("message", ({ fd, inherited }: ServeMessage) => {
     try {
-      const dispatcher = dispatcherOf(fd, namespace, cache);
-      if (inherited !== undefined) takeOver(fd, dispatcher, inherited);
-      serve(fd, dispatcher, cache.stats);
+      const passed = task.supervised ? new PassedFiles(MEMORY_FD) : undefined;
+      const dispatcher = dispatcherOf(fd, namespace, cache, passed);
+      if (inherited !== undefined) takeOver(fd, dispatcher, inherited, passed?.read());
+      serve(fd, dispatcher, namespace, cache.stats);
     } finally {
       Atomics.store(task.state, STOPPED, 1);
       Atomics.notify(task.state, STOPPED);
@@ -64,19 +73,19 @@ function open(): void {
   });
 }
 
-function dispatcherOf(fd: number, namespace: Namespace, cache: DiskCache): Dispatcher {
+function dispatcherOf(fd: number, namespace: Namespace, cache: DiskCache, passed: PassedFiles | undefined): Dispatcher {
   const leave: typeof handOver = (section, key, value) => {
     if (task.supervised) handOver(section, key, value);
   };
   const outlet: Outlet = {
-    miss: (miss) => tell({ kind: "miss", miss }, [miss.reply]),
+    miss: (miss) => tell({ kind: "miss", miss }),
     interrupt: (uniqueLow, uniqueHigh) => tell({ kind: "interrupt", uniqueLow, uniqueHigh }),
     reached: (ino, offset, blob) => tell({ kind: "reached", ino, offset, blob }),
     want: (ino) => tell({ kind: "want", ino }),
     started: (session) => tell({ kind: "started", session }),
     listing: (handle, position, name) =>
       leave("listings", String(handle), name === undefined ? null : [position, name]),
-    passed: (ino, backing, handles) => leave("passed", String(ino), handles === 0 ? null : [backing, handles]),
+    opened: (ino, backing, handles) => passed?.note(ino, backing, handles),
     failed: (request, subject, error) => tell({ kind: "error", request, subject, error: plain(error) }),
   };
   const register = {
@@ -85,11 +94,18 @@ function dispatcherOf(fd: number, namespace: Namespace, cache: DiskCache): Dispa
     changed: (ino: number) => invalidateAttributes(fd, ino),
   };
   const below = task.spec.kind === "overlay" ? task.spec.scratch : task.cacheDirectory;
-  return new Dispatcher(namespace, cache, outlet, { mode: task.openMode, register, stackDepth: stackDepthOf(below) });
+  const hints = new MemoryHints(task.hints);
+  const stackDepth = stackDepthOf(below);
+  return new Dispatcher(namespace, cache, outlet, { mode: task.openMode, register, stackDepth, hints });
 }
 
 /** Goes on with a connection whose daemon died: the kernel is asked for what that one left without an answer. */
-function takeOver(fd: number, dispatcher: Dispatcher, { kernel, listings, passed }: Handover): void {
+function takeOver(
+  fd: number,
+  dispatcher: Dispatcher,
+  { kernel, listings }: Handover,
+  passed: OpenedFiles | undefined,
+): void {
   dispatcher.adopt(kernel.session, (listings ?? {}) as Record<string, readonly [number, ByteString]>, passed);
   const notification = Buffer.alloc(OUT_HEADER);
   writeHeader(new DataView(notification.buffer, notification.byteOffset), OUT_HEADER, -NOTIFY_RESEND, 0, 0);
@@ -122,6 +138,9 @@ function invalidateAttributes(fd: number, ino: number): void {
   }
 }
 
+/** How the device refuses a reply that nobody waits for: the reader gave up, or the mount is gone. */
+const UNWANTED = ["ENOENT", "ENODEV", "ECONNABORTED", "EPERM"] as const;
+
 /** `f_type` of overlayfs, which most containers have as their root. */
 const OVERLAYFS = 0x794c_7630;
 
@@ -131,13 +150,16 @@ function stackDepthOf(directory: string): number {
 }
 
 /** Answers requests until the mount is gone or the main thread says stop. */
-function serve(fd: number, dispatcher: Dispatcher, found: DiskCacheStats): void {
+function serve(fd: number, dispatcher: Dispatcher, namespace: Namespace, found: DiskCacheStats): void {
   const { request } = dispatcher;
   const { buffer } = request;
   const { diskHits } = task.counts;
   const meter = workerMeter(task.counts);
+  const patience = new Patience(fd);
+  const lift = new Lift(fd);
   while (Atomics.load(task.state, STOPPING) === 0) {
     let length: number;
+    patience.look();
     try {
       length = readSync(fd, buffer, 0, buffer.length, null);
     } catch (error) {
@@ -146,12 +168,100 @@ function serve(fd: number, dispatcher: Dispatcher, found: DiskCacheStats): void 
       if (isErrno(error, "ENODEV", "ECONNABORTED")) return;
       throw error;
     }
+    if (Atomics.exchange(task.state, COMMANDED, 0) !== 0) obey(fd, dispatcher, namespace);
     const began = performance.now();
-    const answer = dispatcher.handle(length);
-    if (answer > 0) send(fd, dispatcher, answer);
+    const answer = dispatcher.handle(length, lift.capacity);
+    if (dispatcher.lifted === undefined) {
+      if (answer > 0) send(fd, dispatcher, answer);
+    } else if (!sendLifted(lift, dispatcher, dispatcher.lifted)) {
+      const copied = dispatcher.handle(length);
+      if (copied > 0) send(fd, dispatcher, copied);
+    }
     // A read without an answer waits for the main thread, which counts it.
     if (answer > 0 || request.opcode !== Opcode.READ) meter.note(request.opcode, performance.now() - began);
     diskHits[0] = found.hits;
+    if (dispatcher.isPaused) freeze(fd, dispatcher, namespace);
+  }
+}
+
+/** The number of the command that is to be answered. */
+let answering = 0;
+
+function received(): Commanded | undefined {
+  return receiveMessageOnPort(port)?.message;
+}
+
+/** Does what the main thread posted last. */
+function obey(fd: number, dispatcher: Dispatcher, namespace: Namespace): void {
+  let commanded: Commanded | undefined;
+  for (let next = received(); next !== undefined; next = received()) commanded = next;
+  if (commanded === undefined) return;
+  const { id, command: message } = commanded;
+  if (message.kind !== "release") answering = id;
+  if (message.kind === "rebase") {
+    answer(() => {
+      const close = namespace.rebase(message.catalog, message.bundle);
+      close?.();
+      return { kind: "done", changed: close !== undefined };
+    });
+  } else if (message.kind === "release") {
+    if (resume(fd, dispatcher)) answer(() => ({ kind: "done", changed: false }));
+  } else {
+    const held = dispatcher.pause();
+    if (held === undefined) freeze(fd, dispatcher, namespace);
+    else answer(() => ({ kind: "hold", ...held }));
+  }
+}
+
+/** Freezes the namespace, while nobody writes to it, and lets everybody go on. */
+function freeze(fd: number, dispatcher: Dispatcher, namespace: Namespace): void {
+  answer(() => {
+    try {
+      return { kind: "done", changed: namespace.freeze() };
+    } finally {
+      resume(fd, dispatcher);
+    }
+  });
+}
+
+function answer(work: () => Answer): void {
+  let answer: Answer;
+  try {
+    answer = work();
+  } catch (error) {
+    answer = { kind: "refused", error: plain(error) };
+  }
+  tell({ kind: "answer", id: answering, answer });
+}
+
+/** Answers those that are held: an error, so that the kernel takes nothing for changed. False where nobody was to be held. */
+function resume(fd: number, dispatcher: Dispatcher): boolean {
+  const waiting = dispatcher.resume();
+  const reply = Buffer.alloc(OUT_HEADER);
+  for (const { uniqueLow, uniqueHigh } of waiting ?? []) {
+    writeHeader(
+      new DataView(reply.buffer, reply.byteOffset),
+      OUT_HEADER,
+      errnoOf(new FsError("EINTR")),
+      uniqueLow,
+      uniqueHigh,
+    );
+    try {
+      writeSync(fd, reply);
+    } catch (error) {
+      if (!isErrno(error, "ENOENT", "ENODEV", "ECONNABORTED", "EPERM")) throw error;
+    }
+  }
+  return waiting !== undefined;
+}
+
+/** Sends a reply whose content lies in a file; false where that is to be done in another way. */
+function sendLifted(lift: Lift, dispatcher: Dispatcher, lifted: Lifted): boolean {
+  try {
+    return lift.send(dispatcher.reply.buffer, lifted);
+  } catch (error) {
+    // Anything else may be the file's fault, or the system's.
+    return isErrno(error, ...UNWANTED);
   }
 }
 
@@ -160,8 +270,7 @@ function send(fd: number, dispatcher: Dispatcher, length: number): void {
   try {
     writeSync(fd, reply.buffer, 0, length);
   } catch (error) {
-    // The reader gave up, or the mount is gone: nobody waits for the reply.
-    if (isErrno(error, "ENOENT", "ENODEV", "ECONNABORTED", "EPERM")) return;
+    if (isErrno(error, ...UNWANTED)) return;
     tell({ kind: "error", request: `reply to ${request.opcode}`, subject: "", error: plain(error) });
     // Whoever asked waits until something is accepted.
     if (length > OUT_HEADER) send(fd, dispatcher, reply.header(request, OUT_HEADER, errnoOf(new FsError("EIO"))));
