@@ -3,7 +3,7 @@
 // debootstrap are needed. An image's base becomes Debian's own packages of the same kind.
 //   scripts/rehearse-images.mjs RELEASE-FOLDER [DOCKERFILE…]
 import { execFileSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 
@@ -27,6 +27,7 @@ function base(image) {
     }
   }
   const root = mkdtempSync(join(work, "image-"));
+  chmodSync(root, 0o755);
   if (image.startsWith("debian:12")) {
     run("cp", "-a", `${debian}/.`, root);
   } else if (image.startsWith("busybox:")) {

@@ -49,7 +49,7 @@ describe("the help", () => {
           "scratch commit",
           "scratch discard",
         ],
-        ...["cache status", "cache clear", "completion", "version"],
+        ...["cache status", "cache clear", "cache warm", "completion", "version", "datamover", "backup"],
         ...["store check", "store repair"],
         ...["sidecar fuse", "sidecar postgres", "sidecar wrap"],
       ].sort(),
@@ -65,6 +65,8 @@ describe("the help", () => {
         lines.some((words) => words.join(" ").includes(`datamon ${path}`)),
         "an example of the command itself",
       );
+      // What follows this one is for the script that it becomes.
+      if (path === "sidecar wrap") return;
       for (const words of lines) {
         const known = new Set(all.flatMap((one) => one.command.options.flatMap(({ long, short }) => [long, short])));
         for (const word of words) if (word.startsWith("-")) assert.ok(known.has(word), `${word} in ${words.join(" ")}`);
