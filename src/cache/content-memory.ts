@@ -8,12 +8,15 @@ export interface Held {
   evicted: boolean;
 }
 
-/** Decoded content in memory, the least recently used of it evicted, whose buffers are used again. */
+/**
+ * Decoded content in memory, the oldest of it evicted, whose buffers are used again. By its last use, what was
+ * read would outlive what came before that and still waits for its reader.
+ */
 export class ContentMemory {
   readonly #limit: number;
   readonly #pool: BufferPool;
   readonly #hints = new MemoryHints();
-  /** In the order of last use. */
+  /** In the order in which it came. */
   readonly #held = new Map<Hash, Held>();
   #bytes = 0;
   #reserved = 0;
@@ -55,11 +58,7 @@ export class ContentMemory {
 
   /** The content, pinned; undefined where it is not here. */
   pin(hash: Hash): Held | undefined {
-    const held = this.#held.get(hash);
-    if (held === undefined) return undefined;
-    this.#held.delete(hash);
-    this.#held.set(hash, held);
-    return this.pinHeld(held);
+    return this.pinHeld(this.#held.get(hash));
   }
 
   /** Pins content that is pinned by somebody else already. */

@@ -139,18 +139,19 @@ export class Fetcher {
    * the memory has room for, so that none is gone before its turn, and as there is room for beside
    * other prefetches. The rest is left out, and so is what is here already. Never fails.
    *
+   * @param asked how many at the front were not left out the last time
    * @returns how many at the front were not left out, or are here
    */
-  prefetch(blobs: Iterable<Ahead>): number {
+  prefetch(blobs: readonly Ahead[], asked = 0): number {
     let room = this.#aheadLimit;
     let count = 0;
     for (const { blob, home } of blobs) {
-      const here = this.#memory.has(blob);
-      if (here || this.#cache?.has(blob) !== true) {
+      const here = this.#memory.has(blob) || this.#fetches.has(blob);
+      if (here || (count >= asked && this.#cache?.has(blob) !== true)) {
         const size = home?.length ?? this.#typicalSize;
         room -= size;
         if (room < 0) return count;
-        if (!here && !this.#fetches.has(blob)) {
+        if (!here) {
           if (this.#prefetching >= PREFETCHES || this.#prefetchingBytes + size > this.#aheadLimit) return count;
           this.#prefetching++;
           this.#prefetchingBytes += size;
@@ -246,7 +247,7 @@ export class Fetcher {
       readSegment(segment, this.#cache, target, 0);
       return target;
     }
-    if (readSegment(segment, this.#cache, target, 0)) {
+    if (!this.#fetches.has(segment.blob) && readSegment(segment, this.#cache, target, 0)) {
       this.stats.diskHits++;
       return target;
     }

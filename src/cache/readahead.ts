@@ -114,7 +114,7 @@ export class Readahead {
     }
     this.#see(stream, stream.window + GLIMPSE);
     const end = Math.min(stream.window, this.#limit(stream));
-    if (stream.asked < end) stream.asked += this.#fetcher.prefetch(stream.ahead.slice(stream.asked, end));
+    if (stream.asked < end) stream.asked = this.#fetcher.prefetch(stream.ahead.slice(0, end), stream.asked);
   }
 
   /** How many of the blobs ahead may be fetched: up to where a large file begins or ends. */

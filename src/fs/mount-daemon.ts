@@ -115,7 +115,7 @@ function supervisorCommand(
 
 /** What was compiled before is not compiled again: that would cost a supervisor more memory than all that it does. */
 function environment(home: string): NodeJS.ProcessEnv {
-  return { ...process.env, NODE_COMPILE_CACHE: join(home, "cache", "compile") };
+  return { NODE_COMPILE_CACHE: join(home, "cache", "compile"), ...process.env };
 }
 
 /** What the daemon reports; undefined where it ends without a word. */

@@ -1,6 +1,6 @@
 /** What is mounted where, and taking mounts away: by the system's own programs, so that it works for root and everybody else. */
 
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { lstat, readdir, readFile, readlink } from "node:fs/promises";
 import { dirname } from "node:path";
@@ -129,17 +129,26 @@ async function usersOf(directory: string): Promise<string[]> {
   return found;
 }
 
+/** Where the kernel has a directory for each FUSE connection, if its file system is mounted. */
+const CONNECTIONS = "/sys/fs/fuse/connections";
+
+/** Mounts that file system for itself alone: containers seldom have it. */
+const ABORT = `mount -t fusectl fusectl ${CONNECTIONS} && echo 1 >"${CONNECTIONS}/$1/abort"`;
+
 /**
- * Ends a FUSE mount's connection with all its requests, where this system shows the files to do so
- * to whoever mounted; false where it does not.
+ * Ends a FUSE mount's connection with all its requests, where this system lets whoever mounted do
+ * so; false where it does not.
  *
  * @param device the mount's, as the table of mounts has it
  */
 export function abortConnection(device: string): boolean {
+  const connection = device.split(":")[1] as string;
   try {
-    writeFileSync(`/sys/fs/fuse/connections/${device.split(":")[1]}/abort`, "1", { flag: "r+" });
+    writeFileSync(`${CONNECTIONS}/${connection}/abort`, "1", { flag: "r+" });
     return true;
   } catch {
-    return false;
+    if (process.getuid?.() !== 0) return false;
+    const command = ["--mount", "sh", "-c", ABORT, "sh", connection];
+    return spawnSync("unshare", command, { stdio: "ignore" }).status === 0;
   }
 }

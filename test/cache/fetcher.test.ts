@@ -281,6 +281,25 @@ test("reading ahead without a disk cache fetches nothing twice", async (t) => {
   assert.equal(store.gets.length, 30);
 });
 
+test("what waits for its reader stays in memory, whatever is read meanwhile", async (t) => {
+  const { store, blobs, hashes } = await setUp(t, 10, 2000);
+  const fetcher = new Fetcher(blobs, undefined, { memoryLimit: 4 * 2000 });
+  const size = (index: number) => ({ file: hashes[index]!, size: 2000, start: 0, length: 2000 });
+  const upcoming = hashes.map((blob, index) => ({ blob, home: size(index) }));
+  await fetcher.fetch(hashes[0]!);
+  await fetcher.fetch(hashes[1]!);
+  assert.equal(fetcher.prefetch(upcoming.slice(2, 4)), 2);
+  await fetcher.settled();
+  assert.equal(fetcher.prefetch(upcoming.slice(2, 6), 2), 2, "what was fetched ahead takes its room until it is read");
+  await fetcher.fetch(hashes[0]!);
+  await fetcher.fetch(hashes[1]!);
+  await fetcher.fetch(hashes[4]!);
+  assert.equal(store.gets.length, 5);
+  await fetcher.fetch(hashes[2]!);
+  await fetcher.fetch(hashes[3]!);
+  assert.equal(store.gets.length, 5);
+});
+
 test("a prefetch that waits is moved up when it is asked for", async (t) => {
   const { store, blobs, cache, hashes } = await setUp(t, 30, 1000);
   const fetcher = new Fetcher(blobs, cache);

@@ -126,11 +126,12 @@ describe("the configuration", () => {
     it(`that has ${what} is named, and so is what is wrong`, async () => {
       const file = home.own("datamon.yaml");
       write(file, text);
-      for (const args of [
+      const commands = [
         ["repo", "list"],
         ["config", "show"],
         ["mount", "birds", "mnt"],
-      ]) {
+      ];
+      for (const args of what === "broken YAML" ? commands : commands.slice(0, 1)) {
         const said = await home.fails(1, ...args);
         assert.match(said, new RegExp(`configuration file ${file} makes no sense: `));
         assert.match(said, why);

@@ -28,7 +28,7 @@ export const LAUNCHER = join(CHECKOUT, "scripts", "datamon");
 export const DATASET = join(CHECKOUT, "node_modules", "vega-datasets", "data");
 
 /** Compiled sources, which would otherwise be compiled anew for each new home directory: half the time of these tests. */
-const COMPILED = join(CHECKOUT, "node_modules", ".cache", "datamon-compiled");
+const COMPILED = process.env.NODE_COMPILE_CACHE ?? join(CHECKOUT, "node_modules", ".cache", "datamon-compiled");
 
 /** How a command ended and what it printed. */
 export interface Ended {

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { closeSync, existsSync, fstatSync, openSync, readdirSync, readFileSync, readSync, writeSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, readSync, writeSync } from "node:fs";
 import {
   appendFile,
   cp,
@@ -41,10 +41,14 @@ import {
   setLabel,
 } from "../../src/meta/index.ts";
 import { noise } from "../fs/fixture.ts";
+import { killTree, runs } from "./supervised-mount.ts";
 
 const ENTRY = fileURLToPath(new URL("../../src/cli/main.ts", import.meta.url));
 const WRITER = fileURLToPath(new URL("./commit-writer.ts", import.meta.url));
 const asRoot = process.getuid?.() === 0;
+const FULL = process.env.DATAMON_TEST_FULL === "1";
+/** Commits beside a writer. */
+const ROUNDS = FULL ? 10 : 2;
 
 interface Ended {
   status: number;
@@ -72,7 +76,7 @@ after(() => rm(template, { recursive: true, force: true }));
 beforeEach(async () => {
   home = await mkdtemp(join(tmpdir(), "datamon-commit-"));
   directory = join(home, "mnt");
-  await cp(template, home, { recursive: true });
+  await cp(join(template, ".datamon"), join(home, ".datamon"), { recursive: true });
 });
 
 afterEach(async () => {
@@ -82,7 +86,8 @@ afterEach(async () => {
 });
 
 async function datamon(args: string[], environment: NodeJS.ProcessEnv = {}): Promise<Ended> {
-  const env = { ...process.env, HOME: home, DATAMON_CONFIG: "", ...environment };
+  const NODE_COMPILE_CACHE = join(template, "compile");
+  const env = { ...process.env, HOME: home, DATAMON_CONFIG: "", NODE_COMPILE_CACHE, ...environment };
   return await new Promise((resolve) => {
     execFile(process.execPath, [ENTRY, ...args], { env, cwd: home }, (error, stdout, stderr) => {
       resolve({ status: error === null ? 0 : Number(error.code), stdout, stderr });
@@ -112,27 +117,11 @@ async function note(): Promise<MountRecord> {
   return record;
 }
 
-/** Kills all that serves the mount, supervisors first. */
+/** Kills all that serves the mount: also a daemon that has just been started, of which no record tells yet. */
 async function killAll(): Promise<void> {
   if (pids.size > 0) await note().catch(() => {});
-  for (const pid of pids) {
-    try {
-      process.kill(pid, "SIGKILL");
-    } catch {
-      // It has ended.
-    }
-    while (runs(pid)) await setTimeout(10);
-  }
+  for (const pid of [...pids].flatMap(killTree)) while (runs(pid)) await setTimeout(10);
   pids.clear();
-}
-
-/** True while anything of the process is left that may hold a file open; a thread can take longer to die than the first. */
-function runs(pid: number): boolean {
-  try {
-    return !readFileSync(`/proc/${pid}/stat`, "latin1").includes(") Z ") || readdirSync(`/proc/${pid}/task`).length > 1;
-  } catch {
-    return false;
-  }
 }
 
 /** Waits until another daemon than that one serves the mount. */
@@ -241,7 +230,7 @@ describe("a commit of a mount that goes on", () => {
       try {
         while (!existsSync(join(directory, "B")) || (await stat(join(directory, "B"))).size === 0) await setTimeout(10);
         let last = 0;
-        for (let round = 0; round < 2; round++) {
+        for (let round = 0; round < ROUNDS; round++) {
           const files = await filesOf(await commit());
           const [a, b] = [Number(files.get("A")), Number(files.get("B"))];
           assert.ok(b <= a && a <= b + 1, `A is ${a} and B is ${b}`);
@@ -327,7 +316,7 @@ describe("a commit of a mount that goes on", () => {
 
   it("lets others write and read meanwhile, and holds none of what they write after it", async () => {
     await mount();
-    for (let index = 0; index < 4; index++) await writeFile(join(directory, `big-${index}`), noise(20_000_000, index));
+    for (let index = 0; index < 4; index++) await writeFile(join(directory, `big-${index}`), noise(8_000_000, index));
     const committing = commit();
     let done = false;
     void committing.then(() => {
@@ -348,7 +337,7 @@ describe("a commit of a mount that goes on", () => {
     const shown = await readFile(join(directory, "robin"), "latin1");
     const files = await filesOf(bundle);
     for (let index = 0; index < 4; index++) {
-      assert.ok(Buffer.from(files.get(`big-${index}`)!, "latin1").equals(noise(20_000_000, index)));
+      assert.ok(Buffer.from(files.get(`big-${index}`)!, "latin1").equals(noise(8_000_000, index)));
     }
     assert.ok(shown.startsWith(files.get("robin")!));
     const last = bundleOf(await ok("unmount", directory));
@@ -459,18 +448,9 @@ describe("a mount that ends in a commit", () => {
 });
 
 describe("a daemon that dies in a commit", () => {
-  const points = [
-    "freeze",
-    "freeze.done",
-    "put.blobs",
-    "put.catalogs",
-    "put.bundles",
-    "put.bundles.done",
-    "put.refs.done",
-    "commit.made",
-    "rebase",
-    "rebase.done",
-  ];
+  // After each of these something else is there to be found; a long run dies also where that is as it was before.
+  const points = ["freeze.done", "put.bundles", "put.bundles.done", "commit.made", "rebase.done"];
+  if (FULL) points.push("freeze", "put.blobs", "put.catalogs", "put.refs.done", "rebase");
   for (const point of points) {
     it(`at ${point} loses nothing and makes no bundle twice`, async () => {
       await mount(["--label", "head", "--give-up-after", "1000"], { DATAMON_FAULT: `${point}:1:kill` });

@@ -25,7 +25,7 @@ if (process.getuid?.() === 0) {
     const suite = [process.execPath, "--test", join(import.meta.dirname, "kernel.test.ts")];
     const child = spawn("unshare", ["--mount", "sh", "-c", AS_USER, "sh", ...suite], {
       cwd: home,
-      env: { ...environment, HOME: home, TMPDIR: home },
+      env: { ...environment, HOME: home, TMPDIR: home, NODE_COMPILE_CACHE: join(home, "compiled") },
       stdio: ["ignore", "pipe", "inherit"],
     });
     let output = "";

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
 import { existsSync, readFileSync } from "node:fs";
 import { cp, mkdir, mkdtemp, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -261,6 +262,21 @@ describe("a mount", () => {
     assert.match(refused.stderr, new RegExp(`in use by .*pid ${process.pid}`));
     await busy.close();
     await ok("unmount", directory);
+  });
+
+  it("is unmounted although another mount namespace has a copy of it", async (t) => {
+    if (process.getuid?.() !== 0) return t.skip("needs root to make a mount namespace");
+    await mountWritable();
+    await writeFile(join(directory, "robin"), "robin,2\n");
+    const command = ["--mount", "--propagation", "private", "sh", "-c", "echo made; exec sleep 600"];
+    const other = spawn("unshare", command, { stdio: ["ignore", "pipe", "inherit"] });
+    try {
+      await once(other.stdout, "data");
+      bundleOf(await ok("unmount", directory));
+    } finally {
+      other.kill("SIGKILL");
+    }
+    assert.equal((await committed("robin")).toString(), "robin,2\n");
   });
 
   it("nobody has heard of is not found", async () => {

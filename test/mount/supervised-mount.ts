@@ -130,9 +130,7 @@ export class SupervisedMount {
     const { supervisor } = this;
     this.supervisor = 0;
     if (supervisor === 0) return;
-    const pids = [supervisor, ...childrenOf(supervisor)];
-    killTree(supervisor);
-    for (const pid of pids) while (runs(pid)) await setTimeout(5);
+    for (const pid of killTree(supervisor)) while (runs(pid)) await setTimeout(5);
   }
 
   /** Mounts what a mount left whose supervisor and daemon are dead. */
@@ -171,12 +169,15 @@ export function killDaemon(supervisor: number): void {
   for (const pid of childrenOf(supervisor)) kill(pid);
 }
 
-/** Kills a supervisor, and its daemon before anybody could replace it. */
-export function killTree(supervisor: number): void {
+/** Kills a supervisor, and its daemon before anybody could replace it; returns whom. */
+export function killTree(supervisor: number): number[] {
   kill(supervisor, "SIGSTOP");
+  // A daemon that it is starting at this moment is its child once it has stopped.
+  while (/\) [^TZX] /.test(statOf(supervisor)));
   const children = childrenOf(supervisor);
   kill(supervisor);
   for (const pid of children) kill(pid);
+  return [supervisor, ...children];
 }
 
 function childrenOf(pid: number): number[] {
@@ -195,10 +196,23 @@ function kill(pid: number, signal: NodeJS.Signals = "SIGKILL"): void {
   }
 }
 
-function runs(pid: number): boolean {
+/** True while anything of the process is left that may hold a file open; a thread can take longer to die than the first. */
+export function runs(pid: number): boolean {
+  const stat = statOf(pid);
+  if (stat === "") return false;
+  if (!/\) [ZX] /.test(stat)) return true;
   try {
-    return !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, "latin1"));
+    return readdirSync(`/proc/${pid}/task`).length > 1;
   } catch {
     return false;
+  }
+}
+
+/** As proc_pid_stat(5) has it; empty where there is no such process. */
+function statOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/stat`, "latin1");
+  } catch {
+    return "";
   }
 }

@@ -41,7 +41,7 @@ const ENTRY = fileURLToPath(new URL("../../src/cli/main.ts", import.meta.url));
 const SUPERVISOR = fileURLToPath(new URL("../../src/fs/supervision/supervisor.ts", import.meta.url));
 
 /** How long the tests under load kill daemons, in seconds: once each second. */
-const SECONDS = Number(process.env.DATAMON_KILL_SECONDS ?? "5");
+const SECONDS = Number(process.env.DATAMON_KILL_SECONDS ?? "3");
 
 /** For tests that kill more often than a supervisor puts up with by itself. */
 const PATIENT = ["--give-up-after", "100000"];

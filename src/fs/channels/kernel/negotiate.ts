@@ -76,7 +76,8 @@ export function negotiate(init: InitRequest, wishes: Wishes): InitReply {
   return {
     major: MAJOR,
     minor: Math.min(init.minor, MINOR),
-    maxReadahead: init.maxReadahead,
+    // The kernel takes the smaller of this and what is in force, which may have been raised already.
+    maxReadahead: Math.max(init.maxReadahead, MAX_IO),
     flags: flags >>> 0,
     flags2: passthrough ? 1 << (InitFlag.PASSTHROUGH - 32) : 0,
     maxBackground: MAX_BACKGROUND,

@@ -13,7 +13,11 @@ const SAFE_HIGH = 2 ** 21;
  * `FsError` EINVAL where the request is too short for them.
  */
 export class Request {
-  readonly buffer: Buffer = Buffer.alloc(REQUEST_SIZE);
+  /**
+   * Filled, so that its pages are there: the kernel cannot add one for a process that is being killed, and answers
+   * the request that it was copying with EIO instead of keeping it for the next daemon.
+   */
+  readonly buffer: Buffer = Buffer.alloc(REQUEST_SIZE, 1);
   readonly #view = new DataView(this.buffer.buffer, this.buffer.byteOffset, this.buffer.length);
   #end = 0;
   opcode = 0;

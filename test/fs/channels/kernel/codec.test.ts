@@ -37,6 +37,13 @@ function errno(name: string): (error: unknown) => boolean {
 describe("requests", () => {
   const request = new Request();
 
+  it("are read into memory that is there, so that a kill meanwhile loses none", () => {
+    const before = process.memoryUsage.rss();
+    const requests = Array.from({ length: 64 }, () => new Request());
+    const bytes = requests.reduce((sum, { buffer }) => sum + buffer.length, 0);
+    assert.ok(process.memoryUsage.rss() - before > bytes * 0.8);
+  });
+
   it("reads the header", () => {
     const bytes = requestOf({ opcode: 15, unique: 0x8000_0001_0000_0002n, ino: 2 ** 53 - 1, uid: 7, gid: 8, pid: 9 });
     assert.equal(request.load(put(request, bytes)), true);
@@ -155,7 +162,7 @@ describe("negotiation", () => {
     assert.deepEqual(all, {
       major: 7,
       minor: 40,
-      maxReadahead: 131072,
+      maxReadahead: 1048576,
       flags: wanted,
       flags2: 0,
       maxBackground: 64,
@@ -189,7 +196,7 @@ describe("negotiation", () => {
     const reply = new Reply();
     reply.buffer.fill(0xee);
     const init = negotiate({ major: 7, minor: 45, maxReadahead: 131072, flags: 0xffff_ffff, flags2: 0 }, MODEST);
-    const expected = [u32(7, 40, 131072, init.flags), u32(64 + 48 * 65536, 1048576, 1, 256, 0), Buffer.alloc(28)];
+    const expected = [u32(7, 40, 1048576, init.flags), u32(64 + 48 * 65536, 1048576, 1, 256, 0), Buffer.alloc(28)];
     assert.deepEqual(Buffer.from(reply.buffer.subarray(0, reply.init(0, init))), Buffer.concat(expected));
   });
 });
