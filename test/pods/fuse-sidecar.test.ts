@@ -25,6 +25,9 @@ before(async () => {
   mkdirSync(home.path("data"));
   writeFileSync(home.path("data", "counts.csv"), "robin,12\n");
   await home.upload(home.path("data"), "--label", "v1");
+  // The newest bundle of `birds` is another whenever a test makes one.
+  await home.repo("still");
+  await home.ok("bundle", "upload", "--repo", "still", "--path", home.path("data"), "--message", "counted");
 });
 
 after(async () => {
@@ -109,7 +112,7 @@ describe("the fuse sidecar", { concurrency: 4 }, () => {
       ...["-d", `bundle mount --repo birds --label testlabel --mount ${pod.mount} --stream`.replace("testlabel", "v1")],
       ...[
         "-d",
-        `bundle mount --repo=birds --mount=${pod.mount}-2 --stream=true --destination=${pod.root}/cache --daemonize`,
+        `bundle mount --repo=still --mount=${pod.mount}-2 --stream=true --destination=${pod.root}/cache --daemonize`,
       ],
     );
     // No configuration names the stores, so they are the embedded ones of this home.
