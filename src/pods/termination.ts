@@ -1,3 +1,4 @@
+import { setTimeout } from "node:timers/promises";
 import { DatamonError } from "../cas/index.ts";
 import type { Log } from "./log.ts";
 
@@ -33,4 +34,11 @@ export function listenForTermination(log: Log): AbortSignal {
     });
   }
   return controller.signal;
+}
+
+/** Sleeps until a signal asks this process to end, for whoever wants to look around in its container. */
+export async function sleepInsteadOfEnding(status: number, termination: AbortSignal, log: Log): Promise<void> {
+  if (termination.aborted) return;
+  log(`sleeping instead of ending with status ${status}, until SIGTERM comes`);
+  while (!termination.aborted) await setTimeout(3_600_000, undefined, { signal: termination }).catch(() => undefined);
 }

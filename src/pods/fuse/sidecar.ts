@@ -5,7 +5,13 @@ import { DatamonError, ioError } from "../../cas/index.ts";
 import { listMounts, listScratches, type MountOutcome, unmount } from "../../fs/index.ts";
 import { ApplicationFailedError, Coordination, STEPS } from "../coordination.ts";
 import { type Log, logOf } from "../log.ts";
-import { DEFAULT_GRACE, ENDED_SILENCE, listenForTermination, TerminatedError } from "../termination.ts";
+import {
+  DEFAULT_GRACE,
+  ENDED_SILENCE,
+  listenForTermination,
+  sleepInsteadOfEnding,
+  TerminatedError,
+} from "../termination.ts";
 import { runDatamon } from "./datamon.ts";
 import type { FusePlan, WritableMount } from "./plan.ts";
 
@@ -43,10 +49,7 @@ export async function runFuseSidecar(options: FuseSidecarOptions): Promise<numbe
   const sidecar = new FuseSidecar(options, coordination, termination, log);
   const status = await sidecar.run();
   coordination.close();
-  if (options.sleep && !termination.aborted) {
-    log(`sleeping instead of ending with status ${status}, until SIGTERM comes`);
-    while (!termination.aborted) await setTimeout(3_600_000, undefined, { signal: termination }).catch(() => undefined);
-  }
+  if (options.sleep) await sleepInsteadOfEnding(status, termination, log);
   return status;
 }
 

@@ -3,12 +3,17 @@
 import { chmod, mkdir, mkdtemp, rmdir } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { setTimeout } from "node:timers/promises";
 import { DatamonError, ioError } from "../../cas/index.ts";
 import type { Context } from "../../meta/index.ts";
 import { ApplicationFailedError, Coordination, STEPS } from "../coordination.ts";
 import { type Log, logOf } from "../log.ts";
-import { DEFAULT_GRACE, ENDED_SILENCE, listenForTermination, TerminatedError } from "../termination.ts";
+import {
+  DEFAULT_GRACE,
+  ENDED_SILENCE,
+  listenForTermination,
+  sleepInsteadOfEnding,
+  TerminatedError,
+} from "../termination.ts";
 import { Database, type SavedDatabase } from "./database.ts";
 import type { PostgresParams } from "./params.ts";
 import { findPrograms } from "./programs.ts";
@@ -60,10 +65,7 @@ export async function runPostgresSidecar(options: PostgresSidecarOptions): Promi
   });
   const status = await new Sidecar(options, coordination, termination, log).run();
   coordination.close();
-  if (params.sleep && !termination.aborted) {
-    log(`sleeping instead of ending with status ${status}, until SIGTERM comes`);
-    while (!termination.aborted) await setTimeout(3_600_000, undefined, { signal: termination }).catch(() => undefined);
-  }
+  if (params.sleep) await sleepInsteadOfEnding(status, termination, log);
   return status;
 }
 
