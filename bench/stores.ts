@@ -3,7 +3,7 @@
  * Google Cloud Storage, versitygw for S3) that keeps its objects in memory (a tmpfs): a mount beside
  * parallel curl and beside rclone mount, an upload beside rclone copy, the same with 20 ms added to
  * every request, and a download over a bad network. Cold means that Datamon's disk cache is empty and
- * the page cache dropped.
+ * the page cache dropped; caches are where $BENCH_DIR says, else in the system's temporary directory.
  *
  * BENCH_ONLY=gcs,upload    only these of gcs, s3, and of sequential, upload, scan, latency, damage
  * BENCH_ROUNDS=1  rounds    BENCH_LARGE=2048  MiB of the large file, and half of it over the bad network
@@ -39,6 +39,9 @@ const DATAMON = "datamon";
 const CURL = `${READERS} parallel curl`;
 const RCLONE_COPY = "rclone copy --transfers 32";
 const RCLONE_MOUNT = "rclone mount";
+/** Folders of the bench's directory: a tmpfs, and one on disk. */
+const MEMORY = "memory";
+const DISK = "disk";
 const NEAR = "without latency";
 const FAR = `with ${LATENCY} ms`;
 
@@ -102,7 +105,10 @@ const RCLONE_FLAGS = [
 /** The rows of one kind of store. */
 class Bench {
   readonly #kind: Kind;
+  /** In memory. */
   readonly #directory: string;
+  /** A directory on disk. */
+  readonly #disk: string;
   readonly #server: StoreServer;
   readonly #links: ChildProcess[] = [];
   readonly #tree: string;
@@ -114,8 +120,9 @@ class Bench {
   constructor(kind: Kind, server: StoreServer, directory: string) {
     this.#kind = kind;
     this.#server = server;
-    this.#directory = directory;
-    this.#tree = join(directory, "tree");
+    this.#directory = join(directory, MEMORY);
+    this.#disk = join(directory, DISK);
+    this.#tree = join(this.#directory, "tree");
   }
 
   async run(): Promise<void> {
@@ -179,7 +186,7 @@ class Bench {
     this.#store(home, "small", this.#tree);
     const rates = await inRounds([DATAMON, RCLONE_MOUNT].map(named), async ({ name }) => {
       if (name === DATAMON) return await this.#readSmall(home, "small");
-      const flags = [...RCLONE_FLAGS, "--cache-dir", join(this.#directory, "rclone-cache")];
+      const flags = [...RCLONE_FLAGS, "--cache-dir", join(this.#disk, "rclone-cache")];
       Object.assign(process.env, this.#environment());
       const system = await mountRclone(this.#place("copy-0"), join(this.#directory, "rclone"), flags);
       dropCaches();
@@ -264,7 +271,7 @@ class Bench {
 
   /** Does something with a mount whose cache is empty. */
   #mounted(home: string, repo: string, measure: (system: System) => number): number {
-    const cache = join(this.#directory, "cache");
+    const cache = join(this.#disk, "cache");
     const directory = join(this.#directory, "mnt");
     mkdirSync(directory, { recursive: true });
     const settings = this.#user(home);
@@ -414,8 +421,10 @@ async function main(): Promise<void> {
       continue;
     }
     await withDirectory(async (directory) => {
-      run(self, ["mount", "-t", "tmpfs", "-o", "size=100%", "none", directory]);
-      process.env.TMPDIR = directory;
+      const memory = join(directory, MEMORY);
+      for (const folder of [memory, join(directory, DISK)]) mkdirSync(folder);
+      run(self, ["mount", "-t", "tmpfs", "-o", "size=100%", "none", memory]);
+      process.env.TMPDIR = memory;
       const server = await kind.start();
       const bench = new Bench(kind, server, directory);
       try {
@@ -423,7 +432,7 @@ async function main(): Promise<void> {
       } finally {
         bench.end();
         await server.dispose();
-        run(self, ["umount", "-l", directory]);
+        run(self, ["umount", "-l", memory]);
         delete process.env.TMPDIR;
       }
     });

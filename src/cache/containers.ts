@@ -4,8 +4,6 @@ import {
   closeSync,
   constants,
   fchmodSync,
-  fstatSync,
-  ftruncateSync,
   lstatSync,
   mkdirSync,
   openSync,
@@ -17,13 +15,18 @@ import {
   unlinkSync,
   writeSync,
 } from "node:fs";
-import { type FileHandle, open, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { LRUCache } from "lru-cache";
 import { type Hash, isErrno } from "../cas/index.ts";
-import { decodePieces, encodePiece, type Piece } from "./piece-map.ts";
+import { ContainerWriter } from "./container-writer.ts";
+import { DirectWrites } from "./direct-write.ts";
+import { decodePieces, type Piece } from "./piece-map.ts";
 
 /** Temporary files older than this belong to no living writer: writing one takes seconds at the most. */
 const LEFTOVER_AGE_MS = 10 * 60 * 1000;
+/** Large files' containers that are kept open for writing: as many as are commonly read at a time. */
+const WRITERS = 16;
 /** What sizes on disk are rounded up to where the file system has not been asked. */
 const DISK_BLOCK = 4096;
 const CATALOG = /^[0-9a-f]{64}\.sqlite$/;
@@ -69,6 +72,11 @@ export class ContainerFiles {
   readonly directory: string;
   /** Modes of directories and files where others than their owner may write, too; else the process's own choice holds. */
   #shared: { readonly directory: number; readonly file: number } | undefined;
+  readonly #directWrites = new DirectWrites();
+  readonly #writers = new LRUCache<ContainerName, ContainerWriter>({
+    max: WRITERS,
+    dispose: (writer) => writer.retire(),
+  });
 
   constructor(directory: string) {
     this.directory = directory;
@@ -194,42 +202,17 @@ export class ContainerFiles {
     }
   }
 
-  /** Writes a blob to its place in the container of a file of `size` bytes, which is made where it is not there. */
-  writePiece(name: ContainerName, size: number, piece: Piece, content: Buffer): void {
-    const fd = this.#openFile(name, size);
-    try {
-      for (let at = 0; at < content.length; ) {
-        at += writeSync(fd, content, at, content.length - at, piece.offset + at);
-      }
-    } finally {
-      closeSync(fd);
-    }
-    this.notePiece(name, piece);
+  /**
+   * Writes a blob to its place in the container of a file of `size` bytes, which is made where it is not
+   * there. False where the container was removed meanwhile.
+   */
+  writePiece(name: ContainerName, size: number, piece: Piece, content: Buffer): boolean {
+    return this.#writerOf(name, size).write(piece, content);
   }
 
   /** The same without blocking this thread for the bytes. */
-  async writePieceAsync(name: ContainerName, size: number, piece: Piece, content: Buffer): Promise<void> {
-    closeSync(this.#openFile(name, size));
-    // Removed meanwhile, the bytes are lost and the piece is not found: its row leads to nothing.
-    const file: FileHandle = await open(this.pathOf(name), "r+");
-    try {
-      for (let at = 0; at < content.length; ) {
-        at += (await file.write(content, at, content.length - at, piece.offset + at)).bytesWritten;
-      }
-    } finally {
-      await file.close();
-    }
-    this.notePiece(name, piece);
-  }
-
-  /** Notes that a blob is in its place in a file's container. */
-  notePiece(name: ContainerName, piece: Piece): void {
-    const fd = this.#openOrCreate(mapOf(this.pathOf(name)), constants.O_WRONLY | constants.O_APPEND);
-    try {
-      writeSync(fd, encodePiece(piece));
-    } finally {
-      closeSync(fd);
-    }
+  writePieceAsync(name: ContainerName, size: number, piece: Piece, content: Buffer): Promise<boolean> {
+    return this.#writerOf(name, size).writeAsync(piece, content);
   }
 
   /** The blobs that are noted to be in a file's container. */
@@ -242,29 +225,57 @@ export class ContainerFiles {
     }
   }
 
-  /** Removes a container; open descriptors keep its bytes. */
+  /** Removes a container; open descriptors of others keep its bytes. */
   remove(name: ContainerName): void {
-    unlinkIfThere(this.pathOf(name));
+    this.#writers.delete(name);
     if (isFileContainer(name)) unlinkIfThere(mapOf(this.pathOf(name)));
+    unlinkIfThere(this.pathOf(name));
   }
 
-  #openFile(name: ContainerName, size: number): number {
-    const path = this.pathOf(name);
-    let fd: number;
-    try {
-      fd = this.#openOrCreate(path, constants.O_RDWR);
-    } catch (error) {
-      if (!isErrno(error, "ENOENT")) throw error;
-      this.#makeDirectory(join(this.directory, "containers", name.slice(0, 2)));
-      fd = this.#openOrCreate(path, constants.O_RDWR);
+  /** Closes the containers that were removed, or not written to since the last call. */
+  closeIdle(): void {
+    for (const [name, writer] of this.#writers) {
+      if (!writer.used || writer.isRemoved()) this.#writers.delete(name);
+      writer.used = false;
     }
+  }
+
+  /** Closes all containers, those that are being written to when that is done. */
+  close(): void {
+    this.#writers.clear();
+  }
+
+  #writerOf(name: ContainerName, size: number): ContainerWriter {
+    const kept = this.#writers.get(name);
+    if (kept?.size === size && kept.isInPlace()) {
+      kept.used = true;
+      return kept;
+    }
+    this.#writers.delete(name);
+    const path = this.pathOf(name);
+    const opened = [this.#openContainer(path)];
     try {
-      if (fstatSync(fd).size !== size) ftruncateSync(fd, size);
+      const [fd, map] = [opened[0]!, this.#openOrCreate(mapOf(path), constants.O_WRONLY | constants.O_APPEND)];
+      opened.push(map);
+      const writer = new ContainerWriter(path, fd, map, size, this.#directWrites);
+      this.#writers.set(name, writer);
+      return writer;
     } catch (error) {
-      closeSync(fd);
+      for (const fd of opened) closeSync(fd);
       throw error;
     }
-    return fd;
+  }
+
+  #openContainer(path: string): number {
+    try {
+      return openSync(path, constants.O_RDWR | constants.O_NOFOLLOW);
+    } catch (error) {
+      if (!isErrno(error, "ENOENT")) throw error;
+    }
+    // What the map of one that was removed says is not true of the next one.
+    unlinkIfThere(mapOf(path));
+    this.#makeDirectory(dirname(path));
+    return this.#openOrCreate(path, constants.O_RDWR);
   }
 
   #openOrCreate(path: string, flags: number): number {

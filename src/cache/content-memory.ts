@@ -1,8 +1,10 @@
-import type { BufferPool, Hash } from "../cas/index.ts";
-import { MemoryHints } from "./memory-hints.ts";
+import type { Hash } from "../cas/index.ts";
+import type { Arena } from "./arena.ts";
+import { MemoryDirectory, type SharedContent } from "./memory-directory.ts";
 
 /** Content in memory. While it is pinned, or not evicted, its bytes stay. */
 export interface Held {
+  readonly hash: Hash;
   readonly content: Buffer;
   pins: number;
   evicted: boolean;
@@ -14,25 +16,27 @@ export interface Held {
  */
 export class ContentMemory {
   readonly #limit: number;
-  readonly #pool: BufferPool;
-  readonly #hints = new MemoryHints();
+  readonly #arena: Arena;
+  readonly #directory = new MemoryDirectory();
   /** In the order in which it came. */
   readonly #held = new Map<Hash, Held>();
+  /** What is not held any more, but still read by another thread. */
+  readonly #lingering: Held[] = [];
   #bytes = 0;
   #reserved = 0;
 
   /**
    * @param limit in bytes, of what is held and what is reserved; what is pinned may exceed it
-   * @param pool where the memory goes that is not needed any more
+   * @param arena where the memory goes that is not needed any more
    */
-  constructor(limit: number, pool: BufferPool) {
+  constructor(limit: number, arena: Arena) {
     this.#limit = limit;
-    this.#pool = pool;
+    this.#arena = arena;
   }
 
-  /** For other threads, see `MemoryHints`. */
-  get hints(): Int32Array {
-    return this.#hints.slots;
+  /** For other threads. */
+  get shared(): SharedContent {
+    return { entries: this.#directory.entries, memory: this.#arena.memory };
   }
 
   has(hash: Hash): boolean {
@@ -47,11 +51,12 @@ export class ContentMemory {
 
   /** Takes in content, with so many pins for `unpin` to take back. */
   hold(hash: Hash, content: Buffer, pins: number): Held {
-    const held: Held = { content, pins, evicted: false };
+    const held: Held = { hash, content, pins, evicted: false };
     this.#drop(hash);
     this.#held.set(hash, held);
-    this.#bytes += this.#pool.sizeOf(content);
-    this.#hints.add(hash);
+    this.#bytes += this.#arena.sizeOf(content);
+    const shared = content.buffer === (this.#arena.memory as ArrayBufferLike);
+    this.#directory.add(hash, shared ? content.byteOffset : undefined, content.length);
     this.#evict();
     return held;
   }
@@ -73,6 +78,7 @@ export class ContentMemory {
   }
 
   #evict(): void {
+    for (const held of this.#lingering.splice(0)) this.#release(held);
     for (const hash of this.#held.keys()) {
       if (this.#bytes + this.#reserved <= this.#limit) return;
       this.#drop(hash);
@@ -83,13 +89,15 @@ export class ContentMemory {
     const held = this.#held.get(hash);
     if (held === undefined) return;
     this.#held.delete(hash);
-    this.#bytes -= this.#pool.sizeOf(held.content);
-    this.#hints.delete(hash);
+    this.#bytes -= this.#arena.sizeOf(held.content);
+    this.#directory.delete(hash);
     held.evicted = true;
     this.#release(held);
   }
 
-  #release({ content, pins, evicted }: Held): void {
-    if (evicted && pins === 0) this.#pool.give(content);
+  #release(held: Held): void {
+    if (!held.evicted || held.pins > 0) return;
+    if (this.#directory.isRead(held.hash)) this.#lingering.push(held);
+    else this.#arena.give(held.content);
   }
 }

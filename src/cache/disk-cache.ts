@@ -178,10 +178,7 @@ export class DiskCache {
       if (admitted !== "admitted") return admitted === "resident";
       return this.#settlePiece(
         piece,
-        this.#index.attempt(() => {
-          this.#files.writePiece(piece.name, piece.size, piece, content);
-          return this.#publishPiece(piece);
-        }),
+        this.#index.attempt(() => this.#files.writePiece(piece.name, piece.size, piece, content)),
       );
     }
     const place = this.#index.attempt(() => this.#admit(hash, content.length)) ?? "refused";
@@ -311,6 +308,7 @@ export class DiskCache {
     clearInterval(this.#timer);
     this.#index.close(() => this.#flush());
     this.#containers.close();
+    this.#files.close();
   }
 
   /** False where the container turns out to be cut short or unreadable; then it is discarded. */
@@ -389,37 +387,44 @@ export class DiskCache {
     const admitted = this.#index.attempt(() => this.#admitPiece(piece, copy));
     if (admitted !== "admitted") return admitted === "resident";
     const { name, size } = piece;
-    const written = await this.#index.attemptAsync(async () => {
-      await this.#files.writePieceAsync(name, size, piece, content);
-      return true as const;
-    });
-    return this.#settlePiece(piece, written && this.#index.attempt(() => this.#publishPiece(piece)));
+    const written = await this.#index.attemptAsync(() => this.#files.writePieceAsync(name, size, piece, content));
+    return this.#settlePiece(piece, written);
   }
 
   /** Makes room for a piece and counts it, unless it is there, or anywhere else where no `copy` is wanted. */
   #admitPiece(piece: Placed, copy = false): "resident" | "admitted" {
     const { name, blob, offset } = piece;
-    const rows = this.#index.write((index) => index.find(blob));
-    const resident = copy
-      ? rows.some((row) => row.name === name && row.offset === offset)
-      : this.#files.lengthOf(blob) !== undefined ||
-        rows.some((row) => row.name !== blob && this.#files.lengthOf(row.name) !== undefined);
-    if (resident) return "resident";
-    const isNew = this.#files.lengthOf(name) === undefined;
-    this.#index.write((index) => index.grow(name, piece.onDisk + (isNew ? MAP_SIZE : 0), Date.now()));
+    const isThere = (container: ContainerName) => this.#files.lengthOf(container) !== undefined;
+    const admit = (index: ResidencyIndex): number | undefined => {
+      const rows = index.find(blob);
+      const resident = copy
+        ? rows.some((row) => row.name === name && row.offset === offset)
+        : isThere(blob) || rows.some((row) => row.name !== blob && isThere(row.name));
+      return resident ? undefined : index.grow(name, piece.onDisk + (isThere(name) ? 0 : MAP_SIZE), Date.now());
+    };
+    const bytes = this.#index.write((index) => index.atOnce(() => admit(index)));
+    if (bytes === undefined) return "resident";
     faultPoint("cache", "reserved");
-    this.#makeRoom(name);
+    if (bytes > this.limit) this.#makeRoom(name);
     return "admitted";
   }
 
-  #publishPiece(piece: Placed): true {
-    faultPoint("cache", "written");
-    this.#index.write((index) => index.addPiece(piece.name, piece, piece.onDisk));
-    this.stats.inserted++;
-    return true;
-  }
-
-  #settlePiece(piece: Placed, published: true | undefined): boolean {
+  /** @param written false where the container was removed meanwhile, and with it what was counted for the piece */
+  #settlePiece(piece: Placed, written: boolean | undefined): boolean {
+    if (written === false) return false;
+    const published =
+      written &&
+      this.#index.attempt(() => {
+        faultPoint("cache", "written");
+        this.#index.write((index) => {
+          if (index.addPiece(piece.name, piece, piece.onDisk)) return;
+          // Its row was removed with a file that was there before this one.
+          index.grow(piece.name, piece.onDisk + MAP_SIZE, Date.now());
+          index.addPiece(piece.name, piece, piece.onDisk);
+        });
+        this.stats.inserted++;
+        return true;
+      });
     if (published) this.#index.recovered();
     else this.#index.undo((index) => index.shrink(piece.name, piece.onDisk));
     return published === true;
@@ -496,6 +501,7 @@ export class DiskCache {
     this.#lastMaintenance = Date.now();
     this.#index.attempt(() => this.#flush());
     this.#containers.closeRemoved();
+    this.#files.closeIdle();
   }
 
   #flush(): void {

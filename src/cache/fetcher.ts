@@ -1,7 +1,9 @@
 import PQueue from "p-queue";
-import { type BlobStore, BufferPool, DatamonError, type Hash, MAX_BLOB_SIZE } from "../cas/index.ts";
+import { type BlobStore, DatamonError, type Hash, HEADER_SIZE, MAX_BLOB_SIZE, type Memory } from "../cas/index.ts";
+import { Arena } from "./arena.ts";
 import { ContentMemory, type Held } from "./content-memory.ts";
 import { beyondBlob, type DiskCache } from "./disk-cache.ts";
+import type { SharedContent } from "./memory-directory.ts";
 import { type Home, readSegment, type Segment, type Slice } from "./plan.ts";
 import { SliceChoice } from "./slice-choice.ts";
 import { WholeFiles } from "./whole-files.ts";
@@ -14,6 +16,7 @@ const SPARE_MEMORY = 32 * MIB;
 /** Fetches at once; the difference to the prefetches is what only demand can have. */
 const CONCURRENCY = 24;
 const PREFETCHES = 16;
+const PAGE = 4096;
 const DEMAND = 1;
 const AHEAD = 0;
 
@@ -80,7 +83,7 @@ export class Fetcher {
   readonly #blobs: BlobStore;
   readonly #cache: DiskCache | undefined;
   readonly #memory: ContentMemory;
-  readonly #pool = new BufferPool(SPARE_MEMORY);
+  readonly #arena: Arena;
   readonly #queue = new PQueue({ concurrency: CONCURRENCY });
   readonly #fetches = new Map<Hash, Fetch>();
   readonly #slices = new SliceChoice();
@@ -97,12 +100,13 @@ export class Fetcher {
     this.files = cache && new WholeFiles(cache);
     const limit = options.memoryLimit ?? MEMORY_LIMIT;
     this.#aheadLimit = limit / 2;
-    this.#memory = new ContentMemory(limit, this.#pool);
+    this.#arena = new Arena(limit + SPARE_MEMORY);
+    this.#memory = new ContentMemory(limit, this.#arena);
   }
 
-  /** For other threads: which blobs are in memory here. See `MemoryHints`. */
-  get hints(): Int32Array {
-    return this.#memory.hints;
+  /** For other threads: what is in memory here. */
+  get shared(): SharedContent {
+    return this.#memory.shared;
   }
 
   /** The blob's decoded bytes, verified, in a new buffer. */
@@ -156,7 +160,7 @@ export class Fetcher {
           this.#prefetching++;
           this.#prefetchingBytes += size;
           this.stats.prefetches++;
-          const { content, done } = this.#start(blob, AHEAD, home, this.#bringBlob(blob));
+          const { content, done } = this.#start(blob, AHEAD, home, this.#bringBlob(blob, home));
           content.catch(() => {});
           done.then(() => {
             this.#prefetching--;
@@ -242,16 +246,20 @@ export class Fetcher {
         return partOf(held, whole === undefined ? offset - slice!.offset : offset, length, blob);
       }
     }
-    const target = place ?? Buffer.allocUnsafe(length);
     if (segment.kind !== "blob") {
+      const target = place ?? Buffer.allocUnsafe(length);
       readSegment(segment, this.#cache, target, 0);
       return target;
     }
-    if (!this.#fetches.has(segment.blob) && readSegment(segment, this.#cache, target, 0)) {
-      this.stats.diskHits++;
-      return target;
-    }
     const { blob, offset, home, slice } = segment;
+    // Memory is taken only for what is there: that it comes to nothing would still have the garbage collector run.
+    if (!this.#fetches.has(blob) && this.#isOnDisk(segment)) {
+      const target = place ?? Buffer.allocUnsafe(length);
+      if (readSegment(segment, this.#cache, target, 0)) {
+        this.stats.diskHits++;
+        return target;
+      }
+    }
     if (slice !== undefined && this.#isAlone(blob, slice)) {
       const held = await this.#demandSlice(blob, slice);
       if (held !== undefined) {
@@ -262,6 +270,10 @@ export class Fetcher {
     const held = await this.#demand(blob, home);
     pins.push(held);
     return partOf(held, offset, length, blob);
+  }
+
+  #isOnDisk({ blob, slice }: Segment & { kind: "blob" }): boolean {
+    return (this.#cache?.locate(blob) ?? (slice && this.#cache?.locate(slice.file))) !== undefined;
   }
 
   /** The content, where it is in memory: pinned, for the caller to unpin. */
@@ -277,7 +289,7 @@ export class Fetcher {
 
   /** Waits for a blob; what comes is pinned. */
   async #demand(hash: Hash, home?: Home): Promise<Held> {
-    return (await this.#join(hash, home, this.#bringBlob(hash)))!;
+    return (await this.#join(hash, home, this.#bringBlob(hash, home)))!;
   }
 
   /** The same for a small file's part of a blob, which is kept as a blob of its own; undefined where only the whole blob can be had. */
@@ -301,8 +313,13 @@ export class Fetcher {
     return under.content;
   }
 
-  #bringBlob(hash: Hash): Bring {
-    return () => this.#blobs.get(hash, this.#pool);
+  /** The blob lies to pages as it will in the container of its file, so that it can be written past the page cache. */
+  #bringBlob(hash: Hash, home: Home | undefined): Bring {
+    const arena = this.#arena;
+    const phase = (home?.start ?? 0) % PAGE;
+    const frame = (phase + PAGE - HEADER_SIZE) % PAGE;
+    const memory: Memory = { take: (length) => arena.take(length, frame), give: (part) => arena.give(part) };
+    return async () => arena.bring(await this.#blobs.get(hash, memory), phase);
   }
 
   #start(hash: Hash, priority: number, home: Home | undefined, bring: Bring): Fetch {

@@ -59,12 +59,13 @@ export class ResidencyIndex {
   readonly #setStamp: Statement<[string | null, 0 | 1, ContainerName]>;
   readonly #setSize: Statement<[number, ContainerName]>;
   readonly #reserve: Transaction<(name: Hash, length: number, size: number, now: number, complete: 0 | 1) => number>;
-  readonly #grow: Transaction<(name: ContainerName, size: number, now: number) => void>;
+  readonly #grow: Statement<[ContainerName, number, number]>;
   readonly #shrink: Statement<[number, ContainerName]>;
-  readonly #addPieces: Transaction<(name: ContainerName, pieces: Iterable<Piece>, size: number) => void>;
+  readonly #addPieces: Transaction<(name: ContainerName, pieces: Iterable<Piece>, size: number) => boolean>;
   readonly #removePiece: Transaction<(name: ContainerName, blob: Hash, offset: number) => void>;
   readonly #remove: Transaction<(seen: Iterable<Seen>) => void>;
   readonly #touch: Transaction<(uses: Iterable<[ContainerName, number]>) => void>;
+  readonly #atOnce: Transaction<(work: () => unknown) => unknown>;
 
   /** The rows of an open database that has the schema. */
   constructor(database: Database) {
@@ -105,13 +106,10 @@ export class ResidencyIndex {
       return lastUse;
     });
 
-    const growContainer = database.prepare<[ContainerName, number, number]>(
+    this.#grow = database.prepare(
       `INSERT INTO container(name, size, last_use, complete) VALUES (?, ?, ?, 0)
        ON CONFLICT(name) DO UPDATE SET last_use = max(excluded.last_use, last_use + 1), size = size + excluded.size`,
     );
-    this.#grow = database.transaction((name, size, now) => {
-      growContainer.run(name, size, now);
-    });
     const idOf = database.prepare<[ContainerName], number>("SELECT id FROM container WHERE name = ?").pluck();
     const addPiece = database.prepare<[Buffer, number, number, number]>(
       `INSERT INTO resident(blob, container, offset, length) VALUES (?, ?, ?, ?)
@@ -120,12 +118,13 @@ export class ResidencyIndex {
     this.#shrink = database.prepare("UPDATE container SET size = max(0, size - ?) WHERE name = ?");
     this.#addPieces = database.transaction((name, pieces, size) => {
       const id = idOf.get(name);
-      if (id === undefined) return;
+      if (id === undefined) return false;
       for (const { blob, offset, length } of pieces) {
         const { changes } = addPiece.run(Buffer.from(blob, "hex"), id, offset, length);
         // Somebody else has written and counted it meanwhile.
         if (changes === 0) this.#shrink.run(size, name);
       }
+      return true;
     });
     const dropPiece = database.prepare<[Buffer, number, number]>(
       "DELETE FROM resident WHERE blob = ? AND container = ? AND offset = ?",
@@ -154,6 +153,12 @@ export class ResidencyIndex {
     this.#touch = database.transaction((uses) => {
       for (const [name, now] of uses) use.run(now, name, now);
     });
+    this.#atOnce = database.transaction((work) => work());
+  }
+
+  /** Runs `work` in one transaction, which costs less than one for each of its calls. */
+  atOnce<T>(work: () => T): T {
+    return this.#atOnce.immediate(work) as T;
   }
 
   /** The places where a blob is; a large file's blob may be in several files. */
@@ -168,9 +173,13 @@ export class ResidencyIndex {
     return this.#pieces.all(name);
   }
 
-  /** Counts `size` more bytes on disk for a file's container, which is new or not, before they are written. */
-  grow(name: ContainerName, size: number, now: number): void {
-    this.#grow.immediate(name, size, now);
+  /**
+   * Counts `size` more bytes on disk for a file's container, which is new or not, before they are written.
+   * Returns the bytes of all containers.
+   */
+  grow(name: ContainerName, size: number, now: number): number {
+    this.#grow.run(name, size, now);
+    return this.bytes();
   }
 
   /** Takes back what `grow` counted and was not written. */
@@ -178,9 +187,12 @@ export class ResidencyIndex {
     this.#shrink.run(size, name);
   }
 
-  /** Says that a blob for which `size` bytes were counted is in its place in a file's container. */
-  addPiece(name: ContainerName, piece: Piece, size: number): void {
-    this.#addPieces.immediate(name, [piece], size);
+  /**
+   * Says that a blob for which `size` bytes were counted is in its place in a file's container. False where the
+   * container is not counted any more.
+   */
+  addPiece(name: ContainerName, piece: Piece, size: number): boolean {
+    return this.#addPieces.immediate(name, [piece], size);
   }
 
   /** Removes a blob that is not in its place in a file's container after all; the file is not whole then. */
@@ -262,7 +274,7 @@ export class ResidencyIndex {
           if (pieces === undefined) {
             this.#reserve(name, length, allocated, modified, 1);
           } else {
-            this.#grow(name, allocated, modified);
+            this.#grow.run(name, allocated, modified);
             this.#addPieces(
               name,
               pieces.filter((piece) => piece.offset + piece.length <= length),

@@ -1,8 +1,8 @@
-import type { BufferPool } from "./buffer-pool.ts";
 import { againIfDamaged } from "./damage.ts";
 import { DamagedObjectError } from "./errors.ts";
 import { decodeFrame, encodeFrame, HEADER_SIZE, MAX_FRAME_SIZE } from "./frame.ts";
 import { type Hash, hashOf } from "./hash.ts";
+import type { Memory } from "./memory.ts";
 import { isSettled, readCopy } from "./replicas/replicated-store.ts";
 import type { ObjectStore } from "./store.ts";
 
@@ -22,7 +22,7 @@ export class BlobStore {
    *
    * @param memory where memory for it may come from; the caller gives it back or not
    */
-  async get(hash: Hash, memory?: BufferPool): Promise<Buffer> {
+  async get(hash: Hash, memory?: Memory): Promise<Buffer> {
     return await againIfDamaged(() => readCopy(this.store, (copy, signal) => readBlob(copy, hash, signal, memory)));
   }
 
@@ -62,18 +62,19 @@ export class BlobStore {
 }
 
 /** The content of the blob in this store alone, verified. Throws `ObjectNotFoundError` or `DamagedObjectError`. */
-export async function readBlob(
-  store: ObjectStore,
-  hash: Hash,
-  signal?: AbortSignal,
-  memory?: BufferPool,
-): Promise<Buffer> {
+export async function readBlob(store: ObjectStore, hash: Hash, signal?: AbortSignal, memory?: Memory): Promise<Buffer> {
   const options = { ...(signal !== undefined && { signal }), ...(memory !== undefined && { memory }) };
   // A byte more than any blob has, so that a longer object is noticed without being read.
   const frame = await store.get(blobKey(hash), { offset: 0, length: MAX_FRAME_SIZE + 1 }, options);
-  const content = await verifyBlob(store, hash, frame);
-  if (content.buffer !== frame.buffer) memory?.give(frame);
-  return content;
+  let content: Buffer | undefined;
+  try {
+    content = await verifyBlob(store, hash, frame);
+    // Another copy came first, and nobody takes this one.
+    signal?.throwIfAborted();
+    return content;
+  } finally {
+    if (signal?.aborted === true || content?.buffer !== frame.buffer) memory?.give(frame);
+  }
 }
 
 /** The content of the stored form of a blob, verified. Throws `DamagedObjectError`. */

@@ -1,11 +1,16 @@
-import { Blake3Hasher, blake3 } from "blake3";
+import { Blake3Hasher } from "blake3";
 
 /** A BLAKE3-256 hash as 64 lower-case hexadecimal digits. */
 export type Hash = string;
 
+const hasher = new Blake3Hasher();
+
 /** The BLAKE3-256 hash of `content`. */
 export function hashOf(content: Uint8Array): Hash {
-  return blake3(content).toString("hex");
+  // With one hasher for all no buffer is made for the result, which for a small file would take as long as hashing it.
+  hasher.reset();
+  hasher.update(content);
+  return hasher.digest("hex");
 }
 
 /**

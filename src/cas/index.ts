@@ -1,6 +1,5 @@
 /** Content-addressed storage: hashing, chunking, framing, and the object stores. */
 export * from "./blobs.ts";
-export * from "./buffer-pool.ts";
 export * from "./bytes.ts";
 export * from "./chunker.ts";
 export * from "./content.ts";
@@ -15,6 +14,8 @@ export { objectSource, objectStat } from "./ingest/object-source.ts";
 export type { Placed, PlaceResult, PlacerStats } from "./ingest/placement.ts";
 export { Placer, type PlacerOptions } from "./ingest/placer.ts";
 export type * from "./ingest/source.ts";
+export type { Memory } from "./memory.ts";
+export { addressOf } from "./memory-address.ts";
 export * from "./open.ts";
 export { newStoreMetrics, type StoreMetrics, type VerbMetrics } from "./policies/metrics.ts";
 export type { ReplicaStatus } from "./replicas/replica.ts";

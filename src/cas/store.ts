@@ -1,6 +1,6 @@
 /** The object store seam: what every place that keeps objects offers, and all that the rest knows of it. */
 
-import type { BufferPool } from "./buffer-pool.ts";
+import type { Memory } from "./memory.ts";
 
 /** Where an object's bytes come from: memory, in one piece or in several that follow each other, or a whole file on disk. */
 export type ObjectBody = Uint8Array | readonly Uint8Array[] | { readonly file: string };
@@ -18,7 +18,7 @@ export interface RequestOptions {
   /** Ends the request early where the store can; the promise then rejects with the signal's reason or `unavailable`. */
   readonly signal?: AbortSignal;
   /** Where the memory for a large answer may come from. It is the caller's, to give back or not. */
-  readonly memory?: BufferPool;
+  readonly memory?: Memory;
 }
 
 /** How an object is read. */

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
 import { bytesOf, DatamonError, display, ioError, isBucketUrl } from "../cas/index.ts";
-import type { DiffEntry, DiffSide } from "../fs/index.ts";
+import type { DiffEntry, DiffSide } from "../fs/transfer/index.ts";
 import type { Bundle, Context } from "../meta/index.ts";
 import {
   type BundleSelector,
@@ -50,7 +50,7 @@ Examples:
   datamon bundle upload --repo birds --path 's3://field-data/birds?region=eu-central-1' --message "from the field"`,
     )
     .action(async (options: UploadFlags & OutputOptions) => {
-      const { countTree, parseFileList, storeRequests, uploadTree } = await import("../fs/index.ts");
+      const { countTree, parseFileList, uploadTree } = await import("../fs/transfer/index.ts");
       const path = folderOf(options);
       const files = options.files === undefined ? undefined : parseFileList(await readListFile(options.files));
       const filter = filterOf(options);
@@ -80,6 +80,7 @@ Examples:
         say(`Uploaded ${progress.summary()}; ${formatBytes(stats.bytesPut)} new in the store${left}`);
         if (options.label !== undefined) say(`set label '${options.label}'`);
         if (options.output === "json") {
+          const { storeRequests } = await import("../fs/index.ts");
           const stores = storeRequests(context.requests);
           printJson({ ...result.bundle, failed, skipped: result.skipped, stats, stores });
         } else printLine(`Uploaded bundle id:${result.bundle.id}`);
@@ -111,7 +112,7 @@ export function registerDownload(bundle: Command): void {
     .option("--concurrency-factor <number>", "objects to get at once", wholeNumber(1))
     .addHelpText("after", "\nExample:\n  datamon bundle download --repo birds --label v1 --destination ./birds-v1")
     .action(async (options: DownloadFlags & { nameFilter?: string }) => {
-      const { downloadBundle } = await import("../fs/index.ts");
+      const { downloadBundle } = await import("../fs/transfer/index.ts");
       const filter = filterOf(options);
       await transfer("Downloading", options, async (context, found, parts) => {
         return await downloadBundle(context, { bundle: found, filter, ...transferFlags(options), ...parts });
@@ -128,7 +129,7 @@ export function registerDownload(bundle: Command): void {
       "\nExample:\n  datamon bundle download file --repo birds --file 2019/counts.csv --destination /tmp",
     )
     .action(async (options: DownloadFlags & { file: string }) => {
-      const { downloadFile } = await import("../fs/index.ts");
+      const { downloadFile } = await import("../fs/transfer/index.ts");
       await transfer("Downloading", options, async (context, found, parts) => {
         return await downloadFile(context, {
           bundle: found,
@@ -202,7 +203,7 @@ async function* differences(
   directory: string | undefined,
   to: string | undefined,
 ): AsyncGenerator<DiffEntry> {
-  const { diffBundles, diffTree } = await import("../fs/index.ts");
+  const { diffBundles, diffTree } = await import("../fs/transfer/index.ts");
   if (directory !== undefined) {
     yield* diffTree(context, { bundle, directory, ...localState(context), signal: interruptSignal() });
   } else if (to !== undefined) {
@@ -220,7 +221,7 @@ export function registerUpdate(bundle: Command): void {
     .option("--force", "overwrite local edits")
     .addHelpText("after", "\nExample:\n  datamon bundle update --repo birds --label v2 --destination ./birds")
     .action(async (options: BundleSelector & { destination: string; force?: boolean }) => {
-      const { updateTree } = await import("../fs/index.ts");
+      const { updateTree } = await import("../fs/transfer/index.ts");
       await transfer("Updating", options, async (context, found, parts) => {
         const { destination: directory, force } = options;
         const { stateFile } = localState(context);

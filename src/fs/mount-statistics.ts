@@ -54,7 +54,8 @@ export function statisticsOf(
   replicas: readonly ReplicaStatus[],
   sent?: StoreMetrics,
 ): MountStatistics {
-  const { memoryHits, diskHits, storeHits, fetches, prefetches, failures, bytesFetched } = fetcher;
+  const { diskHits, storeHits, fetches, prefetches, failures, bytesFetched } = fetcher;
+  const memoryHits = channel.memoryHits + fetcher.memoryHits;
   return {
     countedSince,
     requests: [...channel.requests],

@@ -81,8 +81,7 @@ export async function* listBundles(context: Context, repo: string): AsyncGenerat
 
 /** The bundle with the highest id; undefined where there is none. Throws `not-found` where the repo is not there. */
 export async function newestBundle(context: Context, repo: string): Promise<Bundle | undefined> {
-  await requireRepo(context, repo);
-  const newest = await newestKey(context, repo);
+  const [newest] = await Promise.all([newestKey(context, repo), requireRepo(context, repo)]);
   return newest === undefined ? undefined : await readBundle(context, repo, newest);
 }
 

@@ -141,12 +141,21 @@ export type Request =
 
 /** A fresh directory on a disk of `size` bytes; undefined, after skipping the test, where this process may not mount one. */
 export function smallDisk(t: TestContext, size: number): string | undefined {
+  return mounted(t, "tmpfs", `size=${size}`);
+}
+
+/** The same on a file system in memory that does not know direct writes. */
+export function bufferedDisk(t: TestContext): string | undefined {
+  return mounted(t, "ramfs", "mode=755");
+}
+
+function mounted(t: TestContext, type: string, options: string): string | undefined {
   const directory = mkdtempSync(join(tmpdir(), "datamon-cache-"));
   try {
-    execFileSync("mount", ["-t", "tmpfs", "-o", `size=${size}`, "tmpfs", directory], { stdio: "pipe" });
+    execFileSync("mount", ["-t", type, "-o", options, type, directory], { stdio: "pipe" });
   } catch (error) {
     rmSync(directory, { recursive: true });
-    t.skip(`mounting a tmpfs is not permitted here: ${(error as Error).message.trim()}`);
+    t.skip(`mounting a ${type} is not permitted here: ${(error as Error).message.trim()}`);
     return undefined;
   }
   t.after(() => {

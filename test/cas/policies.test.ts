@@ -4,7 +4,7 @@ import { BlobStore, hashOf, type ObjectInfo, type ObjectStore, UnavailableError 
 import { AdaptiveStore } from "../../src/cas/policies/concurrency.ts";
 import { DeadlineStore } from "../../src/cas/policies/deadline.ts";
 import { RetryingStore } from "../../src/cas/policies/retry.ts";
-import { crc32c, encodeCrc32c } from "../../src/cas/stores/crc32c.ts";
+import { crc32c, encodeChecksum } from "../../src/cas/stores/crc32c.ts";
 
 /** Objects in memory; each request waits for `turn`. */
 class MemoryStore implements ObjectStore {
@@ -147,6 +147,6 @@ describe("CRC-32C", () => {
     for (let cut = 0; cut <= 32; cut++) {
       assert.equal(crc32c(ascending.subarray(cut), crc32c(ascending.subarray(0, cut))), 0x46dd794e, `cut at ${cut}`);
     }
-    assert.equal(encodeCrc32c(0x46dd794e), "Rt15Tg==");
+    assert.equal(encodeChecksum(0x46dd794e), "Rt15Tg==");
   });
 });

@@ -10,6 +10,8 @@ import type { FileStat } from "./source.ts";
 
 /** More threads than this and storing is the slower part. */
 const MAX_READERS = 4;
+/** In milliseconds: so long this thread has to have waited for those that are there before one more is worth its start. */
+const PATIENCE = 20;
 /** Chunks that may be on their way to the store beside those being filled. */
 const SLOTS_TO_STORE = 6;
 
@@ -49,6 +51,8 @@ export class ReaderPool {
   #slots: SlotMemory | undefined;
   /** Memory for small files' contents, used again and again: what V8 frees by itself piles up first. */
   #spare: ArrayBuffer[] = [];
+  /** How long this thread had waited, in all, when the newest of the others first told something; undefined before that. */
+  #waited: number | undefined;
 
   /** @param keepContent whether contents are wanted, or hashes alone */
   constructor(keepContent: boolean) {
@@ -63,6 +67,16 @@ export class ReaderPool {
   /** How many jobs can be taken. */
   get free(): number {
     return this.#limit - this.#readers.filter((reader) => reader.job !== undefined).length;
+  }
+
+  /**
+   * Whether a job that keeps this thread as busy as the other one should be given out now: to a thread that is
+   * there, or to one more where this thread had nothing to do meanwhile. With so much to do here, a thread
+   * more would take a core from this one, and time to start.
+   */
+  get wanting(): boolean {
+    if (this.#readers.length === 0 || this.#readers.some((reader) => reader.job === undefined)) return true;
+    return this.#waited !== undefined && waited() - this.#waited > PATIENCE;
   }
 
   /**
@@ -110,7 +124,9 @@ export class ReaderPool {
       resourceLimits: { maxYoungGenerationSizeMb: 8 },
     });
     const reader: Reader = { worker, job: undefined };
+    this.#waited = undefined;
     worker.on("message", (message: ReadMessage) => {
+      this.#waited ??= waited();
       try {
         this.#handle(message, reader, slots);
       } catch (error) {
@@ -171,6 +187,11 @@ export class ReaderPool {
     });
     handlers.progress(at);
   }
+}
+
+/** How long this thread has waited for something to do since it began, in milliseconds. */
+function waited(): number {
+  return performance.eventLoopUtilization().idle;
 }
 
 function slotBytes(slots: SlotMemory, slot: number, length: number): HeldBytes {

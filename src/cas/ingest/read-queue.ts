@@ -105,7 +105,8 @@ export class ReadQueue<F extends QueuedFile> {
     while (!this.#stopped && this.#pool.free > 0) {
       if (this.#batches.length === 0 && this.#open.files.length >= MIN_BATCH) this.#seal();
       const batch = this.#batches.first;
-      const batchMay = batch !== undefined && (this.#held === 0 || this.#held + batch.bytes <= MAX_HELD);
+      const room = batch !== undefined && (this.#held === 0 || this.#held + batch.bytes <= MAX_HELD);
+      const batchMay = room && this.#pool.wanting;
       const largeMay = this.#large.length > 0 && (!batchMay || this.#largeRunning < this.#pool.size - 1);
       if (largeMay) void this.#read([this.#large.shift()!]);
       else if (batchMay) {

@@ -37,8 +37,8 @@ export function crc32c(bytes: Uint8Array, previous = 0): number {
   return ~crc >>> 0;
 }
 
-/** A checksum as Google Cloud Storage writes it: the four bytes, highest first, in base64. */
-export function encodeCrc32c(checksum: number): string {
+/** A checksum of 32 bits as the services write it: the four bytes, highest first, in base64. */
+export function encodeChecksum(checksum: number): string {
   const bytes = Buffer.alloc(4);
   bytes.writeUInt32BE(checksum);
   return bytes.toString("base64");

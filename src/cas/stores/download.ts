@@ -6,8 +6,8 @@
 
 import net from "node:net";
 import tls from "node:tls";
-import type { BufferPool } from "../buffer-pool.ts";
-import { STALL_MS, stalled } from "./failure.ts";
+import type { Memory } from "../memory.ts";
+import { CONNECT_MS, STALL_MS, stalled } from "./failure.ts";
 import { type Answer, send } from "./http.ts";
 
 /** Idle connections that are kept for each server. */
@@ -20,7 +20,9 @@ export interface Download {
   readonly headers: Readonly<Record<string, string | number>>;
   readonly signal?: AbortSignal | undefined;
   /** Where memory for the body comes from. */
-  readonly memory?: BufferPool | undefined;
+  readonly memory?: Memory | undefined;
+  /** A body that is said to be longer than this is not read: the answer comes without it. */
+  readonly most?: number | undefined;
 }
 
 /**
@@ -77,7 +79,8 @@ class Connection {
       this.#socket = net.connect({ host, port: Number(port || 80), onread } as net.NetConnectOpts);
     }
     this.#socket.setNoDelay(true);
-    this.#socket.setTimeout(STALL_MS, () => this.#socket.destroy(stalled()));
+    this.#socket.setTimeout(CONNECT_MS, () => this.#socket.destroy(stalled(this.#socket.connecting)));
+    this.#socket.once("connect", () => this.#socket.setTimeout(STALL_MS));
     this.#socket.on("error", (error) => this.#fail(error));
     this.#socket.on("end", () => this.#ended());
     this.#socket.on("close", () => {
@@ -86,10 +89,10 @@ class Connection {
     });
   }
 
-  async get({ url, headers, signal, memory }: Download): Promise<Answer> {
+  async get({ url, headers, signal, memory, most }: Download): Promise<Answer> {
     const settle = Promise.withResolvers<Answer>();
     this.#settle = settle;
-    this.#reader = new AnswerReader(memory);
+    this.#reader = new AnswerReader(memory, most);
     this.answering = false;
     this.#socket.ref();
     const abort = () => {
@@ -145,6 +148,7 @@ class Connection {
   }
 
   #fail(error: unknown): void {
+    if (this.#settle !== undefined) this.#reader?.abandon();
     this.#settle?.reject(error);
     this.#settle = undefined;
   }
@@ -163,10 +167,12 @@ class AnswerReader {
   readonly #pieces: Buffer[] = [];
   #chunks: ChunkDecoder | undefined;
   #untilClose = false;
-  readonly #memory: BufferPool | undefined;
+  readonly #memory: Memory | undefined;
+  readonly #most: number;
 
-  constructor(memory: BufferPool | undefined) {
+  constructor(memory: Memory | undefined, most = Number.POSITIVE_INFINITY) {
     this.#memory = memory;
+    this.#most = most;
   }
 
   /** True where another request may follow on the same connection. */
@@ -192,6 +198,12 @@ class AnswerReader {
       bytes = rest;
     }
     return this.#takeBody(bytes);
+  }
+
+  /** Gives back the memory of an answer that nobody will see. Nothing more is read for it. */
+  abandon(): void {
+    if (this.#body !== undefined) this.#memory?.give(this.#body);
+    this.#body = undefined;
   }
 
   /** The answer, where it is one that ends with the connection. */
@@ -246,6 +258,10 @@ class AnswerReader {
       return this.#takeBody(bytes);
     }
     if (!/^\d{1,15}$/.test(length) || bytes.length > Number(length)) throw senseless("its length makes no sense");
+    if (Number(length) > this.#most) {
+      this.#untilClose = true;
+      return this.#answer(Buffer.alloc(0));
+    }
     this.#body = this.#memory?.take(Number(length)) ?? Buffer.allocUnsafeSlow(Number(length));
     this.#filled = bytes.copy(this.#body);
     return this.#filled === this.#body.length ? this.#answer(this.#body) : undefined;

@@ -14,6 +14,9 @@ export interface RemoteFailure {
 /** Nothing came from the store, or could be sent to it, for this long: the request is given up, in milliseconds. */
 export const STALL_MS = 15_000;
 
+/** A connection that is not made after this long is given up, in milliseconds. */
+export const CONNECT_MS = 5000;
+
 /**
  * A read of at most this many bytes from an object's start is checked by the store's checksum where it
  * brings the whole object, as it does for records. Blobs and catalogs, which are larger, have hashes.
@@ -54,6 +57,17 @@ export function remoteError(doing: string, failure: RemoteFailure, hint: string)
   return new DatamonError("io", text, { cause });
 }
 
+/** What went wrong below HTTP, or with a request for credentials. */
+export function networkFailure(error: unknown): RemoteFailure {
+  const { message, code, status } = error as { message?: string; code?: unknown; status?: unknown };
+  return {
+    status: typeof status === "number" ? status : undefined,
+    code: typeof code === "string" ? code : undefined,
+    message: message === undefined || message === "" ? String(code ?? error) : message,
+    cause: error,
+  };
+}
+
 function isThrottling({ status, code }: RemoteFailure): boolean {
   return status === 429 || status === 503 || TOO_MANY.test(code ?? "");
 }
@@ -72,8 +86,9 @@ export function failPoint(doing: string, verb: string, key: string, stage?: stri
   }
 }
 
-/** The error of a request on which nothing moves. */
-export function stalled(): Error {
-  const error = new Error(`nothing was received or sent for ${STALL_MS / 1000} seconds`);
+/** The error of a request on which nothing moves, or for which there is no connection. */
+export function stalled(connecting = false): Error {
+  const waited = connecting ? `no connection was made in ${CONNECT_MS / 1000}` : `nothing moved for ${STALL_MS / 1000}`;
+  const error = new Error(`${waited} seconds`);
   return Object.assign(error, { code: "ETIMEDOUT" });
 }

@@ -13,9 +13,9 @@ import type {
 } from "../store.ts";
 import type { BucketAddress } from "./address.ts";
 import { piecesOf, sizeOf } from "./body.ts";
-import { crc32c, encodeCrc32c } from "./crc32c.ts";
+import { crc32c, encodeChecksum } from "./crc32c.ts";
 import { download } from "./download.ts";
-import { CHECKED_SIZE, changed, failPoint, type RemoteFailure, remoteError } from "./failure.ts";
+import { CHECKED_SIZE, changed, failPoint, networkFailure, remoteError } from "./failure.ts";
 import { type Answer, type HttpRequest, send } from "./http.ts";
 import { checkKey, isKey } from "./keys.ts";
 import { MultipartUpload } from "./multipart.ts";
@@ -284,13 +284,13 @@ async function checksumOf(body: ObjectBody, doing: string): Promise<string> {
   } catch (error) {
     throw ioError(doing, error);
   }
-  return encodeCrc32c(checksum);
+  return encodeChecksum(checksum);
 }
 
 /** The checksum that comes with an object is of the whole of it. */
 function checkDownload({ headers, body }: Answer, doing: string): void {
   const expected = /(?:^|,)\s*crc32c=([^,]+)/.exec(String(headers["x-goog-hash"] ?? ""))?.[1];
-  if (expected === undefined || encodeCrc32c(crc32c(body)) === expected) return;
+  if (expected === undefined || encodeChecksum(crc32c(body)) === expected) return;
   throw new UnavailableError(`cannot ${doing}: what arrived does not have the checksum that the store has for it`);
 }
 
@@ -308,17 +308,6 @@ function detailsOf(body: Buffer): { code: string | undefined; message: string } 
   } catch {
     return { code: undefined, message: text.slice(0, 200) || "no reason was given" };
   }
-}
-
-/** What went wrong below HTTP, or with a request for credentials. */
-function networkFailure(error: unknown): RemoteFailure {
-  const { message, code, status } = error as { message?: string; code?: unknown; status?: unknown };
-  return {
-    status: typeof status === "number" ? status : undefined,
-    code: typeof code === "string" ? code : undefined,
-    message: message === undefined || message === "" ? String(code ?? error) : message,
-    cause: error,
-  };
 }
 
 /** What a key file says. */

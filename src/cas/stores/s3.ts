@@ -1,7 +1,6 @@
-import { createReadStream } from "node:fs";
-import { addAbortSignal, type Readable } from "node:stream";
+import { createHash } from "node:crypto";
+import { STATUS_CODES } from "node:http";
 import { crc32 } from "node:zlib";
-import type { GetObjectCommandInput, HeadObjectCommandOutput, S3Client, S3ClientConfig } from "@aws-sdk/client-s3";
 import { DatamonError, ioError, ObjectNotFoundError, UnavailableError } from "../errors.ts";
 import type {
   ByteRange,
@@ -14,34 +13,40 @@ import type {
   PutOptions,
   RequestOptions,
 } from "../store.ts";
-import { type BucketAddress, senseless } from "./address.ts";
+import type { BucketAddress } from "./address.ts";
 import { piecesOf, sizeOf } from "./body.ts";
+import { crc32c, encodeChecksum } from "./crc32c.ts";
 import { download } from "./download.ts";
-import { CHECKED_SIZE, changed, failPoint, remoteError, STALL_MS } from "./failure.ts";
-import { collectBody } from "./http.ts";
+import { CHECKED_SIZE, changed, failPoint, networkFailure, remoteError } from "./failure.ts";
+import { type Answer, type HttpRequest, send } from "./http.ts";
 import { checkKey, isKey } from "./keys.ts";
-
-type Sdk = typeof import("@aws-sdk/client-s3");
+import { type Access, accessTo, type Settings, settingsOf } from "./s3-access.ts";
+import { type Listing, readError, readListing } from "./s3-answers.ts";
+import { EMPTY_PAYLOAD, encodeUri, UNSIGNED_PAYLOAD } from "./sigv4.ts";
 
 const DEFAULT_PAGE = 1000;
-const CONNECT_MS = 5000;
-/** Some servers know no regions; requests are signed for one nevertheless. */
-const REGION_OF_OTHERS = "us-east-1";
+/** Before a body of this many bytes the server is asked whether it wants it, as the SDK does. */
+const ASKED_SIZE = 2 * 1024 * 1024;
+/** How far a clock may be off, in milliseconds; the service says so in its API reference. */
+const SKEW_MS = 15 * 60_000;
 const HINT = "Give an account access to the bucket: with AWS's usual environment and files, or a 'profile' in the URL.";
 
-/** Objects in a bucket of Amazon S3, or of a server that speaks its protocol and heeds `If-None-Match`. */
+/**
+ * Objects in a bucket of Amazon S3, or of a server that speaks its protocol and heeds `If-None-Match`. The
+ * SDK finds the endpoint and the credentials where the environment does not say both. The requests are our
+ * own: the SDK's take half a millisecond of processor time each, and copy and hash bodies.
+ */
 export class S3Store implements ObjectStore {
   readonly url: string;
   readonly #address: BucketAddress;
-  readonly #sdk: Sdk;
-  readonly #client: S3Client;
+  readonly #settings: Settings;
+  #access: Promise<Access> | undefined;
   #bucketKnown = false;
 
-  private constructor(address: BucketAddress, sdk: Sdk, client: S3Client) {
+  private constructor(address: BucketAddress, settings: Settings) {
     this.url = address.url;
     this.#address = address;
-    this.#sdk = sdk;
-    this.#client = client;
+    this.#settings = settings;
   }
 
   /**
@@ -50,100 +55,65 @@ export class S3Store implements ObjectStore {
    * another server than Amazon's), `path-style` (true or false; other servers get true) and `profile`.
    */
   static async open(address: BucketAddress): Promise<S3Store> {
-    const sdk = await import("@aws-sdk/client-s3");
-    return new S3Store(address, sdk, new sdk.S3Client(clientConfig(address)));
+    return new S3Store(address, settingsOf(address));
   }
 
   async get(key: string, range?: ByteRange, options: GetOptions = {}): Promise<Buffer> {
-    const { ifVersion } = options;
+    const { ifVersion, memory } = options;
     const doing = `read object ${key} in ${this.url}`;
-    const object = { ...this.#object(key), ...(ifVersion && { IfMatch: ifVersion }) };
     if (range?.length === 0) {
       if ((await this.head(key, options)) === undefined) throw new ObjectNotFoundError(this.url, key);
       return Buffer.alloc(0);
     }
-    try {
-      // A checksum is of the whole object, and comes only where that is asked for.
-      if (range === undefined || (range.offset === 0 && range.length <= CHECKED_SIZE)) {
-        const bytes = await this.#read({ ...object, ChecksumMode: "ENABLED" }, range?.length, options);
-        if (bytes !== undefined) return bytes;
-      }
-      return await this.#download(object, range!, options);
-    } catch (error) {
-      const { status, code } = detailsOf(error);
-      if (ifVersion !== undefined && (status === 404 || status === 412)) throw changed(doing);
-      if (status === 416) return Buffer.alloc(0);
-      if (status !== 404 || code === "NoSuchBucket") throw this.#failure(doing, error);
-      await this.#checkBucket(doing);
-      throw new ObjectNotFoundError(this.url, key);
+    const asIs: Record<string, string> = ifVersion === undefined ? {} : { "if-match": ifVersion };
+    const ask = (headers: Record<string, string>, most?: number) =>
+      this.#send(doing, { method: "GET", key, headers: { ...asIs, ...headers }, signal: options.signal }, (request) =>
+        download({ ...request, memory, most }),
+      );
+    // A checksum is of the whole object, and comes only where that is asked for.
+    const whole = range === undefined || (range.offset === 0 && range.length <= CHECKED_SIZE);
+    let answer = whole ? await ask({ "x-amz-checksum-mode": "ENABLED" }, range?.length) : undefined;
+    if (answer === undefined || wasTooLong(answer)) {
+      answer = await ask({ range: `bytes=${range!.offset}-${range!.offset + range!.length - 1}` });
+    } else if (answer.status === 200 && !isSound(answer)) {
+      memory?.give(answer.body);
+      throw new UnavailableError(`cannot ${doing}: what arrived does not have the checksum that the store has for it`);
     }
-  }
-
-  /** An object's bytes; undefined, without reading them, where there are more than `most`. */
-  async #read(
-    input: GetObjectCommandInput,
-    most: number | undefined,
-    options: RequestOptions,
-  ): Promise<Buffer | undefined> {
-    const { Body, ContentLength } = await this.#client.send(new this.#sdk.GetObjectCommand(input), abortable(options));
-    const stream = Body as Readable;
-    if (options.signal !== undefined) addAbortSignal(options.signal, stream);
-    if (most === undefined || (ContentLength ?? 0) <= most) return await collectBody(stream, ContentLength);
-    stream.on("error", ignore).destroy();
-    return undefined;
-  }
-
-  /** The same without the SDK's streams and checksums: it signs the request, and is handed the answer. */
-  async #download(
-    object: { Bucket: string; Key: string },
-    { offset, length }: ByteRange,
-    options: RequestOptions,
-  ): Promise<Buffer> {
-    const Range = `bytes=${offset}-${offset + length - 1}`;
-    const command = new this.#sdk.GetObjectCommand({ ...object, Range });
-    let bytes: Buffer = Buffer.alloc(0);
-    const fetchIt = () => async (args: { request: unknown }) => {
-      const { status, headers, body } = await download({ ...signed(args.request), ...options });
-      const response = { statusCode: status, headers };
-      const $metadata = { httpStatusCode: status };
-      if (status !== 200 && status !== 206) throw Object.assign(errorIn(body), { $metadata, $response: response });
-      // A server that knows no ranges sends everything.
-      bytes = status === 200 ? body.subarray(offset, offset + length) : body;
-      return { response, output: { $metadata } };
-    };
-    command.middlewareStack.add(fetchIt, { step: "deserialize", name: "download", priority: "high" });
-    await this.#client.send(command, abortable(options));
-    return bytes;
+    const { status, body } = answer;
+    // A server that knows no ranges sends everything.
+    if (status === 200) return range === undefined ? body : body.subarray(range.offset, range.offset + range.length);
+    if (status === 206) return body;
+    if (ifVersion !== undefined && (status === 404 || status === 412)) throw changed(doing);
+    if (status === 416) return Buffer.alloc(0);
+    if (status !== 404 || readError(body).code === "NoSuchBucket") throw await this.#failure(doing, answer);
+    await this.#checkBucket(doing, options);
+    throw new ObjectNotFoundError(this.url, key);
   }
 
   async put(key: string, body: ObjectBody, options: PutOptions = {}): Promise<boolean> {
+    this.#checkKey(key);
+    const { ifAbsent, signal } = options;
     const doing = `store object ${key} in ${this.url}`;
-    const object = this.#object(key);
-    const ContentLength = await sizeOf(body, doing);
+    const size = await sizeOf(body, doing);
     failPoint(doing, "put", key);
-    const ChecksumCRC32 = await checksumOf(body, doing);
-    const file = "file" in body ? createReadStream(body.file) : undefined;
-    // The SDK does not listen. A body that ends early is a request that stalls, and then is tried again.
-    file?.on("error", ignore);
-    const command = new this.#sdk.PutObjectCommand({
-      ...object,
-      ContentLength,
-      ChecksumCRC32,
-      Body: file ?? inOnePiece(body as Exclude<ObjectBody, { file: string }>),
-      ...(options.ifAbsent === true ? { IfNoneMatch: "*" } : {}),
-    });
-    try {
-      await this.#client.send(command, abortable(options));
-    } catch (error) {
-      const { status } = detailsOf(error);
-      if (options.ifAbsent === true && status === 412) return false;
-      if (options.ifAbsent !== true || status !== 409) throw this.#failure(doing, error);
+    const { signsBodies } = await this.#reach(doing);
+    const { checksum, payload } = await digest(body, signsBodies, doing);
+    const headers = {
+      "content-type": "application/octet-stream",
+      "content-length": size,
+      "x-amz-checksum-crc32": checksum,
+      ...(ifAbsent === true ? { "if-none-match": "*" } : {}),
+    };
+    // A file that has grown meanwhile would run into the next request.
+    const pieces = body instanceof Uint8Array ? [body] : "file" in body ? piecesOf(body, 0, size) : body;
+    const answer = await this.#send(doing, { method: "PUT", key, headers, payload, body: pieces, signal });
+    if (ifAbsent === true && answer.status === 412) return false;
+    if (ifAbsent === true && answer.status === 409) {
       // Somebody else was putting it at the same time, which need not have come to anything.
       if ((await this.head(key, options)) !== undefined) return false;
-      throw new UnavailableError(`cannot ${doing}: somebody else was storing it`, { cause: error });
-    } finally {
-      file?.destroy();
+      throw new UnavailableError(`cannot ${doing}: somebody else was storing it`);
     }
+    if (answer.status !== 200) throw await this.#failure(doing, answer);
     this.#bucketKnown = true;
     failPoint(doing, "put", key, "done");
     return true;
@@ -152,212 +122,205 @@ export class S3Store implements ObjectStore {
   async head(key: string, options: RequestOptions = {}): Promise<ObjectInfo | undefined> {
     const doing = `look up object ${key} in ${this.url}`;
     const own = this.#address.objects === "own";
-    const command = new this.#sdk.HeadObjectCommand({
-      ...this.#object(key),
-      ...(own ? {} : { ChecksumMode: "ENABLED" }),
-    });
-    try {
-      const answer = await this.#client.send(command, abortable(options));
-      this.#bucketKnown = true;
-      const size = answer.ContentLength ?? 0;
-      return own ? { key, size } : { key, size, state: { ...stateOf(answer), ...checksumIn(answer) } };
-    } catch (error) {
-      if (detailsOf(error).status !== 404) throw this.#failure(doing, error);
-      await this.#checkBucket(doing);
+    const asked: Record<string, string> = own ? {} : { "x-amz-checksum-mode": "ENABLED" };
+    const answer = await this.#send(doing, { method: "HEAD", key, headers: asked, signal: options.signal });
+    const { status, headers } = answer;
+    if (status === 404) {
+      await this.#checkBucket(doing, options);
       return undefined;
     }
+    if (status !== 200) throw await this.#failure(doing, answer);
+    this.#bucketKnown = true;
+    const size = Number(headers["content-length"] ?? 0);
+    if (own) return { key, size };
+    const checksum = checksumIn(answer);
+    const modified = Date.parse(headers["last-modified"] ?? "") || 0;
+    return { key, size, state: { version: headers.etag ?? "", modified, ...(checksum && { checksum }) } };
   }
 
   async list(prefix: string, options: ListOptions = {}): Promise<ObjectInfo[]> {
-    const { bucket, prefix: before, objects } = this.#address;
+    const { prefix: before, objects } = this.#address;
     const doing = `list objects${prefix === "" ? "" : ` below ${prefix}`} in ${this.url}`;
     const page: ObjectInfo[] = [];
-    let ContinuationToken: string | undefined;
+    let next: string | undefined;
     // Things in the bucket that are no objects of ours may take up whole pages.
     do {
-      const command = new this.#sdk.ListObjectsV2Command({
-        Bucket: bucket,
-        Prefix: before + prefix,
-        MaxKeys: options.limit ?? DEFAULT_PAGE,
-        ...(options.after === undefined ? {} : { StartAfter: before + options.after }),
-        ContinuationToken,
+      const listing = await this.#list(doing, options, {
+        prefix: before + prefix,
+        "max-keys": String(options.limit ?? DEFAULT_PAGE),
+        ...(options.after === undefined ? {} : { "start-after": before + options.after }),
+        ...(next === undefined ? {} : { "continuation-token": next }),
         // Keys may have characters that XML cannot.
-        ...(objects === "any" ? { EncodingType: "url" } : {}),
+        ...(objects === "any" ? { "encoding-type": "url" } : {}),
       });
-      try {
-        const answer = await this.#client.send(command, abortable(options));
-        this.#bucketKnown = true;
-        const encoded = answer.EncodingType === "url";
-        for (const item of answer.Contents ?? []) {
-          const { Key = "", Size: size = 0 } = item;
-          const key = (encoded ? decodeURIComponent(Key.replaceAll("+", " ")) : Key).slice(before.length);
-          if (objects === "any") page.push({ key, size, state: stateOf(item) });
-          else if (isKey(key)) page.push({ key, size });
-        }
-        ContinuationToken = answer.IsTruncated === true ? answer.NextContinuationToken : undefined;
-      } catch (error) {
-        throw this.#failure(doing, error);
+      for (const { key: name, size, etag: version, modified } of listing.objects) {
+        const key = name.slice(before.length);
+        if (objects === "any") page.push({ key, size, state: { version, modified } });
+        else if (isKey(key)) page.push({ key, size });
       }
-    } while (page.length === 0 && ContinuationToken !== undefined);
+      next = listing.next;
+    } while (page.length === 0 && next !== undefined);
     return page;
   }
 
   async delete(key: string, options: RequestOptions = {}): Promise<void> {
+    this.#checkKey(key);
     const doing = `delete object ${key} in ${this.url}`;
-    const command = new this.#sdk.DeleteObjectCommand(this.#object(key));
     failPoint(doing, "delete", key);
-    try {
-      await this.#client.send(command, abortable(options));
-    } catch (error) {
-      const { status, code } = detailsOf(error);
-      if (status !== 404 || code === "NoSuchBucket") throw this.#failure(doing, error);
-    }
+    const answer = await this.#send(doing, { method: "DELETE", key, headers: {}, signal: options.signal });
+    const { status, body } = answer;
+    if (status === 200 || status === 204) return;
+    if (status !== 404 || readError(body).code === "NoSuchBucket") throw await this.#failure(doing, answer);
   }
 
-  #object(key: string): { Bucket: string; Key: string } {
-    if (this.#address.objects === "own") checkKey(key, this.url);
-    return { Bucket: this.#address.bucket, Key: this.#address.prefix + key };
+  async #list(doing: string, { signal }: RequestOptions, query: Record<string, string>): Promise<Listing> {
+    const answer = await this.#send(doing, {
+      method: "GET",
+      query: { "list-type": "2", ...query },
+      headers: {},
+      signal,
+    });
+    if (answer.status !== 200) throw await this.#failure(doing, answer);
+    this.#bucketKnown = true;
+    try {
+      return readListing(answer.body);
+    } catch (error) {
+      throw new UnavailableError(`cannot ${doing}: the answer makes no sense: ${(error as Error).message}`);
+    }
   }
 
   /** Throws where it is the bucket that is missing: answers about objects do not always tell. */
-  async #checkBucket(doing: string): Promise<void> {
-    if (this.#bucketKnown) return;
-    try {
-      await this.#client.send(new this.#sdk.ListObjectsV2Command({ Bucket: this.#address.bucket, MaxKeys: 1 }));
-    } catch (error) {
-      throw this.#failure(doing, error);
-    }
-    this.#bucketKnown = true;
+  async #checkBucket(doing: string, options: RequestOptions): Promise<void> {
+    if (!this.#bucketKnown) await this.#list(doing, options, { "max-keys": "1" });
   }
 
-  #failure(doing: string, error: unknown): DatamonError {
-    if (error instanceof DatamonError) return error;
-    const { status, code, message } = detailsOf(error);
-    if (status === 404) {
-      return new DatamonError("not-found", `cannot ${doing}: there is no bucket ${this.#address.bucket}`, {
-        hint: "Check the name and the endpoint in the configuration, or create the bucket.",
-        cause: error,
-      });
+  #checkKey(key: string): void {
+    if (this.#address.objects === "own") checkKey(key, this.url);
+    // No URL can have them: they would name another object.
+    else if (/(^|\/)\.\.?(\/|$)/.test(key)) {
+      throw new DatamonError("unsupported", `${JSON.stringify(key)} in ${this.url} cannot be asked for`);
     }
-    if (status === undefined && code === "CredentialsProviderError") {
+  }
+
+  async #send(
+    doing: string,
+    { key, query = {}, payload = EMPTY_PAYLOAD, ...request }: S3Request,
+    by: (request: HttpRequest) => Promise<Answer> = send,
+  ): Promise<Answer> {
+    if (key !== undefined) this.#checkKey(key);
+    const access = await this.#reach(doing);
+    const name = key === undefined ? "" : encodeUri(this.#address.prefix + key).replaceAll("%2F", "/");
+    const parameters = Object.entries(query).map((pair) => pair.map(encodeUri).join("="));
+    const url = new URL(`${access.base}${name}${parameters.length === 0 ? "" : "?"}${parameters.join("&")}`);
+    let headers: Record<string, string | number>;
+    try {
+      headers = await access.sign({ ...request, url, payload });
+    } catch (error) {
+      throw this.#accessFailure(doing, error);
+    }
+    // Proxies may take it away, so it is not signed.
+    if (Number(headers["content-length"]) >= ASKED_SIZE) headers.expect = "100-continue";
+    try {
+      return await by({ ...request, url, headers });
+    } catch (error) {
+      if (request.signal?.aborted === true) throw error;
+      throw remoteError(doing, networkFailure(error), HINT);
+    }
+  }
+
+  async #reach(doing: string): Promise<Access> {
+    this.#access ??= accessTo(this.#settings);
+    try {
+      return await this.#access;
+    } catch (error) {
+      // What was missing may be there the next time.
+      this.#access = undefined;
+      throw this.#accessFailure(doing, error);
+    }
+  }
+
+  #accessFailure(doing: string, error: unknown): DatamonError {
+    const { name, message, $metadata } = error as Error & { $metadata?: { httpStatusCode?: number } };
+    if (name === "CredentialsProviderError") {
       return new DatamonError("denied", `cannot ${doing}: ${message}`, { hint: HINT, cause: error });
     }
-    if (status === undefined && /region is missing/i.test(message)) {
+    if (/region is missing/i.test(message)) {
       return new DatamonError("usage", `cannot ${doing}: no region is known for ${this.url}`, {
         hint: "Add it to the URL, such as ?region=eu-central-1, or set AWS_REGION.",
         cause: error,
       });
     }
-    return remoteError(doing, { status, code, message, cause: error }, HINT);
+    return remoteError(doing, { ...networkFailure(error), status: $metadata?.httpStatusCode }, HINT);
+  }
+
+  async #failure(doing: string, { status, headers, body }: Answer): Promise<DatamonError> {
+    const { bucket } = this.#address;
+    if (status === 404) {
+      return new DatamonError("not-found", `cannot ${doing}: there is no bucket ${bucket}`, {
+        hint: "Check the name and the endpoint in the configuration, or create the bucket.",
+      });
+    }
+    const region = headers["x-amz-bucket-region"];
+    if ((status === 301 || status === 400) && region !== undefined && region !== (await this.#reach(doing)).region) {
+      return new DatamonError("usage", `cannot ${doing}: the bucket ${bucket} is in the region ${region}`, {
+        hint: `Add it to the URL: ?region=${region}`,
+      });
+    }
+    if (status === 403 && Math.abs(Date.parse(headers.date ?? "") - Date.now()) > SKEW_MS) {
+      return new DatamonError("denied", `cannot ${doing}: this machine's clock differs from the store's`, {
+        hint: `Set the clock: to the store it is ${headers.date}.`,
+      });
+    }
+    const { code, message = STATUS_CODES[status] ?? "no reason was given" } = readError(body);
+    return remoteError(doing, { status, code, message }, HINT);
   }
 }
 
-function clientConfig({ url, parameters }: BucketAddress): S3ClientConfig {
-  const [region, endpoint, profile] = ["region", "endpoint", "profile"].map((name) => parameters.get(name));
-  const { AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_REGION, AWS_DEFAULT_REGION } = process.env;
-  // An endpoint in the environment is found by the SDK itself.
-  const other = endpoint !== undefined || Boolean(AWS_ENDPOINT_URL_S3 || AWS_ENDPOINT_URL);
-  const pathStyle = parameters.get("path-style") ?? String(other);
-  if (pathStyle !== "true" && pathStyle !== "false") throw senseless(url, "path-style is true or false");
-  if (endpoint !== undefined && !/^https?:\/\/[^/]/.test(endpoint)) {
-    throw senseless(url, "endpoint is a URL such as https://s3.example.org");
-  }
-  // Where a profile is named, it has the word.
-  const usual = AWS_REGION || (profile === undefined && AWS_DEFAULT_REGION) || (other && REGION_OF_OTHERS) || undefined;
-  const pool = { keepAlive: true, maxSockets: 256 };
-  return {
-    maxAttempts: 1,
-    // Failures are told by errors; on the console they would only disturb.
-    logger: { trace: ignore, debug: ignore, info: ignore, warn: ignore, error: ignore },
-    forcePathStyle: pathStyle === "true",
-    // Checksums are asked for where whole objects are read; older servers know none.
-    responseChecksumValidation: "WHEN_REQUIRED",
-    requestHandler: { connectionTimeout: CONNECT_MS, socketTimeout: STALL_MS, httpAgent: pool, httpsAgent: pool },
-    ...(profile === undefined ? {} : { profile }),
-    ...(endpoint === undefined ? {} : { endpoint }),
-    ...((region ?? usual) === undefined ? {} : { region: region ?? usual }),
-  };
+/** A request about an object, or about the bucket. */
+interface S3Request extends Pick<HttpRequest, "method" | "headers" | "body" | "signal"> {
+  readonly key?: string;
+  readonly query?: Readonly<Record<string, string>>;
+  /** As `Unsigned` has it; of no body by default. */
+  readonly payload?: string;
 }
 
-function ignore(): void {}
-
-function abortable({ signal }: RequestOptions): { abortSignal?: AbortSignal } {
-  return signal === undefined ? {} : { abortSignal: signal };
-}
-
-async function checksumOf(body: ObjectBody, doing: string): Promise<string> {
+/** The checksum of a body, and its SHA-256 where that is to be signed. */
+async function digest(
+  body: ObjectBody,
+  signed: boolean,
+  doing: string,
+): Promise<{ checksum: string; payload: string }> {
+  const hash = signed ? createHash("sha256") : undefined;
   let checksum = 0;
   try {
-    for await (const piece of piecesOf(body)) checksum = crc32(piece, checksum);
+    for await (const piece of piecesOf(body)) {
+      checksum = crc32(piece, checksum);
+      hash?.update(piece);
+    }
   } catch (error) {
     throw ioError(doing, error);
   }
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32BE(checksum);
-  return bytes.toString("base64");
+  return { checksum: encodeChecksum(checksum), payload: hash?.digest("hex") ?? UNSIGNED_PAYLOAD };
 }
 
-/** A body as the SDK takes it: one buffer, and none over shared memory, which it refuses to hash. */
-function inOnePiece(body: Uint8Array | readonly Uint8Array[]): Uint8Array {
-  if (!(body instanceof Uint8Array)) return Buffer.concat(body);
-  return body.buffer instanceof SharedArrayBuffer ? Buffer.from(body) : body;
-}
-
-function stateOf({ ETag = "", LastModified }: { ETag?: string; LastModified?: Date }): ObjectState {
-  return { version: ETag, modified: LastModified?.getTime() ?? 0 };
+/** True for an answer that has none of its body, because there is more of it than was wanted. */
+function wasTooLong({ status, headers, body }: Answer): boolean {
+  return status === 200 && body.length === 0 && Number(headers["content-length"] ?? 0) > 0;
 }
 
 /** The checksum of a whole object, where its answer has one: one of parts has a dash in it, or says so. */
-function checksumIn(answer: HeadObjectCommandOutput): Pick<ObjectState, "checksum"> {
-  const { ChecksumCRC32, ChecksumCRC32C, ChecksumType } = answer;
-  if (ChecksumType === "COMPOSITE") return {};
-  for (const [kind, value] of [
-    ["crc32", ChecksumCRC32],
-    ["crc32c", ChecksumCRC32C],
-  ] as const) {
-    if (value !== undefined && !value.includes("-")) return { checksum: { kind, value } };
+function checksumIn({ headers }: Answer): ObjectState["checksum"] {
+  if (headers["x-amz-checksum-type"] === "COMPOSITE") return undefined;
+  for (const kind of ["crc32", "crc32c"] as const) {
+    const value = headers[`x-amz-checksum-${kind}`];
+    if (typeof value === "string" && !value.includes("-")) return { kind, value };
   }
-  return {};
+  return undefined;
 }
 
-interface SignedRequest {
-  readonly protocol: string;
-  readonly hostname: string;
-  readonly port?: number;
-  readonly path: string;
-  readonly query?: Readonly<Record<string, string | readonly string[] | null>>;
-  readonly headers: Readonly<Record<string, string>>;
-}
-
-/** Where the SDK's request goes, and the headers that it is signed with. */
-function signed(request: unknown): { url: URL; headers: Readonly<Record<string, string>> } {
-  const { protocol, hostname, port, path, query = {}, headers } = request as SignedRequest;
-  const url = new URL(`${protocol}//${hostname}${port === undefined ? "" : `:${port}`}${path}`);
-  for (const [name, value] of Object.entries(query)) {
-    for (const one of [value].flat()) url.searchParams.append(name, one ?? "");
-  }
-  return { url, headers };
-}
-
-/** The error that an answer tells of, in XML, under the name that the service gives it. */
-function errorIn(body: Buffer): Error {
-  const text = body.toString("utf8");
-  const [name, message] = ["Code", "Message"].map((tag) => new RegExp(`<${tag}>([^<]*)</${tag}>`).exec(text)?.[1]);
-  return Object.assign(new Error(message ?? ""), { name: name ?? "UnknownError" });
-}
-
-function detailsOf(error: unknown): { status: number | undefined; code: string | undefined; message: string } {
-  const { name, message, code, $metadata, $response } = error as {
-    name?: string;
-    message?: string;
-    code?: string;
-    $metadata?: { httpStatusCode?: number };
-    $response?: { statusCode?: number };
-  };
-  const kind = name === "Error" ? code : name;
-  return {
-    status: $metadata?.httpStatusCode ?? $response?.statusCode,
-    code: kind,
-    message: message === undefined || message === "" || message === "UnknownError" ? String(kind ?? error) : message,
-  };
+/** False for an object that did not arrive with its checksum. */
+function isSound(answer: Answer): boolean {
+  const expected = checksumIn(answer);
+  if (expected === undefined) return true;
+  return encodeChecksum(expected.kind === "crc32" ? crc32(answer.body) : crc32c(answer.body)) === expected.value;
 }

@@ -38,6 +38,8 @@ export interface ChannelCounts {
   readonly requests: readonly (Latencies & { readonly request: string })[];
   /** Slices of blobs that were on disk when they were asked for. */
   readonly diskHits: number;
+  /** Reads that were answered from memory without the main thread. */
+  readonly memoryHits: number;
 }
 
 /** A mount that is served. */

@@ -4,17 +4,21 @@
  */
 import { createRequire } from "node:module";
 import type koffi from "koffi";
-import type { ByteString } from "../../cas/index.ts";
+import { type ByteString, toFsPath } from "../../cas/index.ts";
 
-/** The calls, each answering -1 where it failed; `errno` then tells why. Paths end with a NUL. */
+/** A path or a name as `cPath` makes it. */
+export type CPath = string | Buffer;
+
+/** The calls, each answering -1 where it failed; `errno` then tells why. */
 export interface Libc {
-  utimensat(directory: number, path: Buffer | null, times: BigInt64Array, flags: number): number;
+  utimensat(directory: number, path: CPath | null, times: BigInt64Array, flags: number): number;
   futimens(fd: number, times: BigInt64Array): number;
-  llistxattr(path: Buffer, list: Buffer, size: number): number;
-  lgetxattr(path: Buffer, name: Buffer, value: Buffer, size: number): number;
-  lsetxattr(path: Buffer, name: Buffer, value: Buffer, size: number, flags: number): number;
-  fsetxattr(fd: number, name: Buffer, value: Buffer, size: number, flags: number): number;
-  lremovexattr(path: Buffer, name: Buffer): number;
+  /** With a `list` of null and `size` 0 it answers how long the list is. */
+  llistxattr(path: CPath, list: Buffer | null, size: number): number;
+  lgetxattr(path: CPath, name: CPath, value: Buffer, size: number): number;
+  lsetxattr(path: CPath, name: CPath, value: Buffer, size: number, flags: number): number;
+  fsetxattr(fd: number, name: CPath, value: Buffer, size: number, flags: number): number;
+  lremovexattr(path: CPath, name: CPath): number;
   /** Name of the error of the last call, such as `ENOTSUP`. */
   errno(): string;
 }
@@ -35,9 +39,10 @@ export function libc(): Libc {
   return loaded;
 }
 
-/** A path as the C library takes it. */
-export function cPath(path: ByteString): Buffer {
-  return Buffer.from(`${path}\0`, "latin1");
+/** A path as the calls take it: in ASCII a string, which is less work, else a buffer that ends with a NUL. */
+export function cPath(path: ByteString): CPath {
+  const native = toFsPath(path);
+  return typeof native === "string" ? native : Buffer.from(`${path}\0`, "latin1");
 }
 
 function load(): Libc {
@@ -46,17 +51,17 @@ function load(): Libc {
   const names = new Map(Object.entries(binding.os.errno).map(([name, number]) => [number, name]));
   const errno = () => names.get(binding.errno()) ?? `error ${binding.errno()}`;
   const times = {
-    utimensat: library.func("int utimensat(int, const void*, const void*, int)"),
+    utimensat: library.func("int utimensat(int, const char*, const void*, int)"),
     futimens: library.func("int futimens(int, const void*)"),
     errno,
   };
   if (!hasXattrs) return times as unknown as Libc;
   return {
     ...times,
-    llistxattr: library.func("long llistxattr(const void*, void*, size_t)"),
-    lgetxattr: library.func("long lgetxattr(const void*, const void*, void*, size_t)"),
-    lsetxattr: library.func("int lsetxattr(const void*, const void*, const void*, size_t, int)"),
-    fsetxattr: library.func("int fsetxattr(int, const void*, const void*, size_t, int)"),
-    lremovexattr: library.func("int lremovexattr(const void*, const void*)"),
+    llistxattr: library.func("long llistxattr(const char*, void*, size_t)"),
+    lgetxattr: library.func("long lgetxattr(const char*, const char*, void*, size_t)"),
+    lsetxattr: library.func("int lsetxattr(const char*, const char*, const void*, size_t, int)"),
+    fsetxattr: library.func("int fsetxattr(int, const char*, const void*, size_t, int)"),
+    lremovexattr: library.func("int lremovexattr(const char*, const char*)"),
   } as unknown as Libc;
 }

@@ -8,7 +8,7 @@ import {
   type Placer,
   type Source,
 } from "../../cas/index.ts";
-import { type Attributes, type Catalog, type CatalogWriter, ROOT_INO } from "../../meta/index.ts";
+import { type Attributes, type Catalog, type CatalogSummary, type CatalogWriter, ROOT_INO } from "../../meta/index.ts";
 import { DirectoryCursor, LinkComparison, linkKey } from "./base-tree.ts";
 import type { Breath } from "./breath.ts";
 import type { KnownContent } from "./known-content.ts";
@@ -75,17 +75,38 @@ export class TreeScan {
   skipped = 0;
   /** Files that needed no reading. */
   reusedFiles = 0;
+  /** Files on their way through the placer. */
+  #waiting = 0;
+  #allFound = false;
 
   constructor(parts: ScanParts) {
     this.#parts = parts;
   }
 
-  /** Fills the catalog. When it resolves, every blob that the catalog names is in the store. */
-  async run(placer: Placer): Promise<void> {
-    for await (const result of placer.place(this.#sources())) {
-      if ("error" in result) this.#giveUp(result.tag, result.error);
-      else this.#placed(result.tag, result.placed);
+  /**
+   * Fills the catalog and completes it, the latter while the last blobs are on their way. When it resolves,
+   * every blob that the catalog names is in the store.
+   */
+  async run(placer: Placer): Promise<CatalogSummary> {
+    let summary: Promise<CatalogSummary> | undefined;
+    const finish = (): void => {
+      if (!this.#allFound || this.#waiting > 0) return;
+      summary ??= this.#parts.writer.finish();
+      // Where putting the last blobs fails, that is what is told.
+      summary.catch(() => undefined);
+    };
+    try {
+      for await (const result of placer.place(this.#sources(finish))) {
+        this.#waiting--;
+        if ("error" in result) this.#giveUp(result.tag, result.error);
+        else this.#placed(result.tag, result.placed);
+        finish();
+      }
+    } catch (error) {
+      await summary?.catch(() => undefined);
+      throw error;
     }
+    return await summary!;
   }
 
   /** Whether the hard links are those of the base, for trees that are equal otherwise. */
@@ -93,7 +114,7 @@ export class TreeScan {
     return this.#comparison.equal();
   }
 
-  async *#sources(): AsyncGenerator<{ tag: Waiting; source: Source }> {
+  async *#sources(ended: () => void): AsyncGenerator<{ tag: Waiting; source: Source }> {
     const { tree, writer, breath, selection } = this.#parts;
     this.#checkNamed();
     const root = readRoot(tree, this.#parts.cache);
@@ -120,13 +141,18 @@ export class TreeScan {
             below.push(child);
           } else if (wanted) {
             const waiting = this.#entry(directory, name, path, stat, ino++, notes, base);
-            if (waiting !== undefined) yield { tag: waiting, source: tree.source(path, stat) };
+            if (waiting !== undefined) {
+              this.#waiting++;
+              yield { tag: waiting, source: tree.source(path, stat) };
+            }
           }
         }
         notes.end(!selection.everything);
       }
       for (let child = below.pop(); child !== undefined; child = below.pop()) directories.push(child);
     }
+    this.#allFound = true;
+    ended();
   }
 
   #names(directory: Directory): ByteString[] {
@@ -241,9 +267,10 @@ export class TreeScan {
     const { stat, xattrs, notes } = file;
     const now = placed.stat;
     // Times and size belong to the content as it was read, which may be later than the scan.
-    const attributes = attributesOf(now === undefined ? stat : { ...stat, mtimeNs: now.mtimeNs }, xattrs);
+    const { mode, uid, gid } = stat;
+    const attributes = attributesOf({ mode, uid, gid, mtimeNs: (now ?? stat).mtimeNs }, xattrs);
     this.#addFile(file.parent, file.name, file.ino, attributes, placed.content, file.link);
-    if (now !== undefined && isCurrent({ ...now, name: file.name, hash: undefined, xattrs }, stat)) {
+    if (now !== undefined && isCurrent(now, stat)) {
       notes?.learn(file.name, now, placed.content.hash, xattrs);
     } else {
       notes?.giveUp();

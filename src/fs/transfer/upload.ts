@@ -272,9 +272,8 @@ async function scanAndStore(
   });
   let summary: CatalogSummary;
   try {
-    await scan.run(placer);
+    summary = await scan.run(placer);
     breath.check();
-    summary = await writer.finish();
   } catch (error) {
     writer.abort();
     throw error;

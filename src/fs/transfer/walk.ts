@@ -153,7 +153,9 @@ export class LocalTree implements SourceTree {
 }
 
 /** The attributes that a catalog keeps of an entry. */
-export function attributesOf(stat: LocalStat, xattrs: Map<ByteString, Buffer> | undefined): Attributes {
-  const { mode, uid, gid, mtimeNs } = stat;
+export function attributesOf(
+  { mode, uid, gid, mtimeNs }: Pick<LocalStat, "mode" | "uid" | "gid" | "mtimeNs">,
+  xattrs: Map<ByteString, Buffer> | undefined,
+): Attributes {
   return xattrs === undefined ? { mode, uid, gid, mtimeNs } : { mode, uid, gid, mtimeNs, xattrs };
 }

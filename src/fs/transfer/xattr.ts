@@ -4,7 +4,7 @@
  * downloaded folder; they are no part of a tree.
  */
 import { type ByteString, bytesOf, display, ioError } from "../../cas/index.ts";
-import { cPath, hasXattrs, libc } from "./libc.ts";
+import { type CPath, cPath, hasXattrs, libc } from "./libc.ts";
 
 const PREFIX = "user.";
 const OWN_PREFIX = "user.datamon.";
@@ -18,8 +18,10 @@ let scratch: Buffer | undefined;
 export function readXattrs(path: ByteString): Map<ByteString, Buffer> | undefined {
   if (!hasXattrs) return undefined;
   const c = libc();
-  scratch ??= Buffer.allocUnsafeSlow(MAX_VALUE);
   const native = cPath(path);
+  // Most files have none, and to hand a buffer over takes as long as the call.
+  if (c.llistxattr(native, null, 0) === 0) return undefined;
+  scratch ??= Buffer.allocUnsafeSlow(MAX_VALUE);
   const size = c.llistxattr(native, scratch, scratch.length);
   if (size === 0) return undefined;
   if (size < 0) return failedRead(path, c.errno());
@@ -79,7 +81,7 @@ export function sameXattrs(
   return true;
 }
 
-function readValue(path: ByteString, native: Buffer, name: ByteString): Buffer | undefined {
+function readValue(path: ByteString, native: CPath, name: ByteString): Buffer | undefined {
   const value = Buffer.allocUnsafe(MAX_VALUE);
   const size = libc().lgetxattr(native, cPath(name), value, value.length);
   return size < 0 ? failedRead(path, libc().errno()) : Buffer.from(value.subarray(0, size));

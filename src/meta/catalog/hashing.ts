@@ -41,7 +41,9 @@ export function hashFile(file: string): Hash {
  */
 export class DirectoryHasher {
   readonly #hasher = Blake3Hasher.newDeriveKey("datamon directory 1");
-  readonly #buffer = Buffer.allocUnsafe(BUFFER_SIZE);
+  readonly #buffer = Buffer.allocUnsafeSlow(BUFFER_SIZE);
+  /** The same memory: it has numbers of 64 bits several times sooner. */
+  readonly #words = new DataView(this.#buffer.buffer);
   #used = 0;
 
   /** Adds the next entry of the directory at hand. Throws a RangeError for an entry that lacks its hash or target. */
@@ -55,8 +57,8 @@ export class DirectoryHasher {
     at = buffer.writeUInt32LE(inode.mode, at);
     at = buffer.writeUInt32LE(inode.uid, at);
     at = buffer.writeUInt32LE(inode.gid, at);
-    at = buffer.writeBigInt64LE(inode.mtimeNs, at);
-    at = buffer.writeUInt32LE(inode.size % 2 ** 32, at);
+    this.#words.setBigInt64(at, inode.mtimeNs, true);
+    at = buffer.writeUInt32LE(inode.size % 2 ** 32, at + 8);
     at = buffer.writeUInt32LE(Math.floor(inode.size / 2 ** 32), at);
     at = buffer.writeUInt32LE(xattrs?.length ?? 0, at);
     this.#used = at;

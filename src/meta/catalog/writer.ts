@@ -8,6 +8,7 @@ import { Changes } from "./changes.ts";
 import { DirectoryHasher, hashDirectory, hashFile } from "./hashing.ts";
 import { type Attributes, type CatalogSummary, type Kind, kindOf, ROOT_INO } from "./model.ts";
 import { TreeReader } from "./reader.ts";
+import { RowInserter } from "./row-inserter.ts";
 import { APPLICATION_ID, catalogError, checkSchema, FORMAT_VERSION, PAGE_SIZE, TABLES } from "./schema.ts";
 import { readTotals, writeTotals } from "./totals.ts";
 import { encodeXattrs } from "./xattrs.ts";
@@ -20,6 +21,8 @@ const TURN = 20_000;
 
 const MIN_INT64 = -(2n ** 63n);
 const MAX_INT64 = 2n ** 63n - 1n;
+
+const NO_HASH = Buffer.alloc(32);
 
 /** The root directory of a new catalog until `setAttributes` says otherwise. */
 const ROOT_ATTRIBUTES: Attributes = { mode: 0o040755, uid: 0, gid: 0, mtimeNs: 0n };
@@ -38,7 +41,7 @@ interface Existing {
  *
  * Calls are synchronous and must respect the tree: parents are added before their children, names
  * are new in their directory. A call that fails (a full disk, a name that is there already) leaves
- * the writer unusable but for `abort`. Nothing is durable before the file is put into a store: after
+ * the writer unusable but for `abort`; while a new catalog is written, it may be a later one that fails. Nothing is durable before the file is put into a store: after
  * a crash what is left is to be thrown away.
  */
 export class CatalogWriter {
@@ -50,9 +53,9 @@ export class CatalogWriter {
   /** What is tracked of an edit; undefined while a new catalog is written. */
   readonly #changes: Changes | undefined;
   readonly #count: Record<Kind, number> & { bytes: number };
-  readonly #insertInode: Database.Statement;
-  readonly #insertDentry: Database.Statement;
-  readonly #insertExtent: Database.Statement;
+  readonly #inodes: RowInserter;
+  readonly #dentries: RowInserter;
+  readonly #extents: RowInserter;
   readonly #existing: Database.Statement<[number], Existing>;
   readonly #statements = new Map<string, Database.Statement>();
   readonly #hashBytes = Buffer.alloc(32);
@@ -64,9 +67,10 @@ export class CatalogWriter {
     this.#database = database;
     this.#tree = new TreeReader(database);
     this.#blobs = new BlobTable(database);
-    this.#insertInode = database.prepare("INSERT INTO inode VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
-    this.#insertDentry = database.prepare("INSERT INTO dentry VALUES (?, ?, ?)");
-    this.#insertExtent = database.prepare("INSERT INTO extent VALUES (?, ?, ?, ?, ?)");
+    // An edit looks at what it has written all the time.
+    this.#inodes = new RowInserter(database, "inode", 11, !fresh);
+    this.#dentries = new RowInserter(database, "dentry", 3, !fresh);
+    this.#extents = new RowInserter(database, "extent", 5, !fresh);
     this.#existing = database.prepare<[number], Existing>("SELECT mode, nlink, size FROM inode WHERE ino = ?");
     if (fresh) {
       this.#changes = undefined;
@@ -208,6 +212,7 @@ export class CatalogWriter {
   /** Completes the catalog: tree hashes, link counts of directories, totals. The writer is closed, also where this fails. */
   async finish(): Promise<CatalogSummary> {
     try {
+      this.#flush();
       this.#blobs.flush();
       const hasher = new DirectoryHasher();
       const write = this.#database.prepare("UPDATE inode SET hash = ?, nlink = ? WHERE ino = ?");
@@ -264,7 +269,7 @@ export class CatalogWriter {
 
   #name(parent: number, name: ByteString, ino: number): void {
     if (!isValidName(name)) throw new Error("a name that no directory can hold");
-    this.#insertDentry.run(parent, Buffer.from(name, "latin1"), ino);
+    this.#dentries.add(parent, Buffer.from(name, "latin1"), ino);
     this.#changes?.directory(parent);
   }
 
@@ -279,10 +284,7 @@ export class CatalogWriter {
   ): void {
     if (kindOf(attributes.mode) !== kind)
       throw new Error(`inode ${ino} is added as a ${kind} with another type's mode`);
-    // A directory's hash gets its room now, so that writing it at the end moves nothing.
-    if (hash === undefined) this.#hashBytes.fill(0);
-    else this.#hashBytes.write(hash, "hex");
-    this.#insertInode.run(
+    this.#inodes.add(
       ino,
       attributes.mode,
       attributes.uid,
@@ -291,7 +293,8 @@ export class CatalogWriter {
       parent,
       size,
       clamp(attributes.mtimeNs),
-      kind === "symlink" ? null : this.#hashBytes,
+      // A directory's hash gets its room now, so that writing it at the end moves nothing.
+      hash !== undefined ? Buffer.from(hash, "hex") : kind === "directory" ? NO_HASH : null,
       target === undefined ? null : Buffer.from(target, "latin1"),
       encodeXattrs(attributes.xattrs),
     );
@@ -301,11 +304,19 @@ export class CatalogWriter {
 
   #addExtents(ino: number, content: FileContent): void {
     for (const { start, blob, offset, length } of content.extents) {
-      this.#insertExtent.run(ino, start, this.#blobs.id(blob, offset + length), offset, length);
+      this.#extents.add(ino, start, this.#blobs.id(blob, offset + length), offset, length);
     }
   }
 
+  /** Has everything in the tables that was added. */
+  #flush(): void {
+    this.#inodes.flush();
+    this.#dentries.flush();
+    this.#extents.flush();
+  }
+
   #get(ino: number): Existing {
+    this.#flush();
     const existing = this.#existing.get(ino);
     if (existing === undefined) throw new Error(`there is no inode ${ino}`);
     return existing;

@@ -115,6 +115,22 @@ test("takes a body of unknown length to the end of the connection, and makes ano
   for (const number of [0, 1]) assert.equal((await download({ url, headers: {} })).body.toString(), `body ${number}`);
 });
 
+test("does not read a body that is longer than it is to be, and goes on with another connection", async (t) => {
+  const sockets = new Set<Socket>();
+  const url = await serve(t, (socket) => {
+    sockets.add(socket);
+    socket.write("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nabc");
+    setImmediate(() => socket.write("de"));
+  });
+  const take = () => assert.fail("memory was taken for it");
+  const { status, headers, body } = await download({ url, headers: {}, most: 4, memory: { take, give: () => {} } });
+  assert.deepEqual([status, headers["content-length"], body.length], [200, "5", 0]);
+  for (let round = 0; round < 2; round++) {
+    assert.equal((await download({ url, headers: {}, most: 5 })).body.toString(), "abcde");
+  }
+  assert.equal(sockets.size, 2);
+});
+
 test("fails where the answer ends early or makes no sense, and not on a connection that was closed meanwhile", async (t) => {
   const answers = [
     "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc",

@@ -65,8 +65,7 @@ test("files that vanish after they were listed are named, or left out with their
     const parts = { tree, writer, cache, breath, selection: select({}), base: undefined, known: undefined };
     const scan = new TreeScan({ ...parts, onFailure, onFile: () => {}, onOther: () => {} });
     try {
-      await scan.run(placer);
-      return { scan, summary: await writer.finish() };
+      return { scan, summary: await scan.run(placer) };
     } finally {
       writer.abort();
       cache.close();

@@ -63,7 +63,7 @@ export async function openFuseNative(options: ChannelOptions): Promise<Channel> 
     );
     const operations = new Metered(operationsOf(served));
     const { stats } = served.cache;
-    const counts = () => ({ requests: operations.counts(), diskHits: stats.hits });
+    const counts = () => ({ requests: operations.counts(), diskHits: stats.hits, memoryHits: 0 });
     const fuse = createMount(options.directory, operations.metered, {
       timeout: false,
       fsname: mountOptions(options.name, namespace.writable),

@@ -21,6 +21,8 @@ export interface WorkerCounts {
   readonly meter: SharedArrayBuffer;
   /** One number: the slices of blobs that were found on disk. */
   readonly diskHits: Float64Array;
+  /** One number: the reads that were answered from the main thread's memory. */
+  readonly memoryHits: Float64Array;
 }
 
 /** The counts of one mount. */
@@ -31,16 +33,21 @@ export class Counts {
   readonly #served = new Meter(KINDS);
 
   constructor() {
-    const diskHits = new Float64Array(new SharedArrayBuffer(Float64Array.BYTES_PER_ELEMENT));
-    this.worker = { meter: this.#served.shared, diskHits };
+    const [diskHits, memoryHits] = [number(), number()];
+    this.worker = { meter: this.#served.shared, diskHits, memoryHits };
   }
 
   read(): ChannelCounts {
     const requests = [...NAMES]
       .map(([kind, request]) => ({ request, ...(kind === READ_FETCHED ? this.meter : this.#served).latencies(kind) }))
       .filter(({ count }) => count > 0);
-    return { requests, diskHits: this.worker.diskHits[0]! };
+    return { requests, diskHits: this.worker.diskHits[0]!, memoryHits: this.worker.memoryHits[0]! };
   }
+}
+
+/** A number that all threads see. */
+function number(): Float64Array {
+  return new Float64Array(new SharedArrayBuffer(Float64Array.BYTES_PER_ELEMENT));
 }
 
 /** The worker's meter. */

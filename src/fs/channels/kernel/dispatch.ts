@@ -1,6 +1,6 @@
 /** From a request to its reply: decodes, asks the namespace, encodes. It knows no file descriptor of the kernel's. */
 
-import { type DiskCache, lastBlob, type MemoryHints, readLocal, type Segment } from "../../../cache/index.ts";
+import { type DiskCache, lastBlob, type MemoryReader, readLocal, type Segment } from "../../../cache/index.ts";
 import { type ByteString, faultPoint, type Hash, toBuffer } from "../../../cas/index.ts";
 import { isDirectory } from "../../base.ts";
 import { nowNs } from "../../clock.ts";
@@ -75,7 +75,7 @@ export interface OpenOptions {
   readonly register?: Register;
   readonly stackDepth?: number;
   /** What the main thread has in memory. */
-  readonly hints?: MemoryHints;
+  readonly memory?: MemoryReader;
 }
 
 /** Listings of snapshot directories whose positions are remembered at once. */
@@ -114,6 +114,9 @@ export class Dispatcher {
   #openings: Openings;
   /** Where the content of the reply lies that was built last; undefined: in its buffer. */
   lifted: Lifted | undefined;
+  /** Or in these pieces of the main thread's memory; until `unpin`, which is to be called before the next request. */
+  pieces: readonly Buffer[] | undefined;
+  readonly #pinned: Hash[] = [];
   #lastReached: Hash | undefined;
   #pause: Pause | undefined;
   /** Opens need no request: a snapshot has nothing to do then, and the kernel keeps what it read. */
@@ -402,6 +405,11 @@ export class Dispatcher {
     let length = 0;
     for (const segment of plan) length += segment.length;
     if (length === 0) return OUT_HEADER;
+    this.pieces = this.#pin(plan);
+    if (this.pieces !== undefined) {
+      this.#reached(plan);
+      return OUT_HEADER + length;
+    }
     const { met } = this.#cache.stats;
     let read: number | undefined;
     if (!this.#isInMemory(plan)) {
@@ -414,6 +422,29 @@ export class Dispatcher {
     if (read === undefined) this.#outlet.miss(this.#missOf(plan, length));
     if (read === undefined || this.#cache.stats.met !== met) this.#reached(plan);
     return read === undefined ? 0 : OUT_HEADER + read;
+  }
+
+  /** What the plan comes to, where the main thread's memory has all of it. */
+  #pin(plan: readonly Segment[]): Buffer[] | undefined {
+    const { memory } = this.#opening;
+    if (memory === undefined) return undefined;
+    const pieces: Buffer[] = [];
+    for (const segment of plan) {
+      const piece = segment.kind === "blob" ? memory.pin(segment.blob, segment.offset, segment.length) : undefined;
+      if (piece === undefined) {
+        this.unpin();
+        return undefined;
+      }
+      this.#pinned.push((segment as { blob: Hash }).blob);
+      pieces.push(piece);
+    }
+    return pieces;
+  }
+
+  /** Ends the use of `pieces`. */
+  unpin(): void {
+    for (const blob of this.#pinned.splice(0)) this.#opening.memory?.unpin(blob);
+    this.pieces = undefined;
   }
 
   /** The run of one file that is all of the plan; to be read before the next request. */
@@ -437,13 +468,13 @@ export class Dispatcher {
   }
 
   /**
-   * True where a part of a large file is in the main thread's memory. Reading it there takes less than
-   * verifying here what is on its way to the disk at this very moment.
+   * True where a part of a large file is in the main thread's memory, though not all that is asked for. Having it
+   * read there takes less than verifying here what is on its way to the disk at this very moment.
    */
   #isInMemory(plan: readonly Segment[]): boolean {
-    const { hints } = this.#opening;
-    if (hints === undefined) return false;
-    return plan.some((segment) => segment.kind === "blob" && segment.home !== undefined && hints.has(segment.blob));
+    const { memory } = this.#opening;
+    if (memory === undefined) return false;
+    return plan.some((segment) => segment.kind === "blob" && segment.home !== undefined && memory.has(segment.blob));
   }
 
   /**

@@ -1,5 +1,6 @@
 /** What the worker thread of a mount and the main thread tell each other. */
 
+import type { SharedContent } from "../../../cache/index.ts";
 import type { ErrorCode, Hash } from "../../../cas/index.ts";
 import type { NamespaceSpec } from "../../namespace.ts";
 import type { OpenMode } from "../../open-mode.ts";
@@ -21,7 +22,7 @@ export interface WorkerTask {
   /** Shared between the threads: what the worker counts. */
   readonly counts: WorkerCounts;
   /** Shared between the threads: what the main thread has in memory. */
-  readonly hints: Int32Array;
+  readonly memory: SharedContent;
 }
 
 /** Flag by which the main thread makes the worker end after the request it is at. */

@@ -91,7 +91,7 @@ export class Server {
       supervised: options.supervision !== undefined,
       state: this.#state,
       counts: this.#counts.worker,
-      hints: options.fetcher.hints,
+      memory: options.fetcher.shared,
     };
     const opened = Promise.withResolvers<void>();
     const started = Promise.withResolvers<Session>();

@@ -3,9 +3,9 @@
  * machine, and hands the rest to the main thread. Its event loop does not turn while it serves.
  */
 
-import { readSync, statfsSync, writeSync } from "node:fs";
+import { readSync, statfsSync, writeSync, writevSync } from "node:fs";
 import { parentPort, receiveMessageOnPort, workerData } from "node:worker_threads";
-import { DiskCache, type DiskCacheStats, MemoryHints } from "../../../cache/index.ts";
+import { DiskCache, type DiskCacheStats, MemoryReader } from "../../../cache/index.ts";
 import { type ByteString, DatamonError, isErrno } from "../../../cas/index.ts";
 import { errnoOf, FsError } from "../../errno.ts";
 import { type Namespace, openNamespace } from "../../namespace.ts";
@@ -94,9 +94,9 @@ function dispatcherOf(fd: number, namespace: Namespace, cache: DiskCache, passed
     changed: (ino: number) => invalidateAttributes(fd, ino),
   };
   const below = task.spec.kind === "overlay" ? task.spec.scratch : task.cacheDirectory;
-  const hints = new MemoryHints(task.hints);
+  const memory = new MemoryReader(task.memory);
   const stackDepth = stackDepthOf(below);
-  return new Dispatcher(namespace, cache, outlet, { mode: task.openMode, register, stackDepth, hints });
+  return new Dispatcher(namespace, cache, outlet, { mode: task.openMode, register, stackDepth, memory });
 }
 
 /** Goes on with a connection whose daemon died: the kernel is asked for what that one left without an answer. */
@@ -153,7 +153,7 @@ function stackDepthOf(directory: string): number {
 function serve(fd: number, dispatcher: Dispatcher, namespace: Namespace, found: DiskCacheStats): void {
   const { request } = dispatcher;
   const { buffer } = request;
-  const { diskHits } = task.counts;
+  const { diskHits, memoryHits } = task.counts;
   const meter = workerMeter(task.counts);
   const patience = new Patience(fd);
   const lift = new Lift(fd);
@@ -170,13 +170,12 @@ function serve(fd: number, dispatcher: Dispatcher, namespace: Namespace, found: 
     }
     if (Atomics.exchange(task.state, COMMANDED, 0) !== 0) obey(fd, dispatcher, namespace);
     const began = performance.now();
-    const answer = dispatcher.handle(length, lift.capacity);
-    if (dispatcher.lifted === undefined) {
-      if (answer > 0) send(fd, dispatcher, answer);
-    } else if (!sendLifted(lift, dispatcher, dispatcher.lifted)) {
-      const copied = dispatcher.handle(length);
-      if (copied > 0) send(fd, dispatcher, copied);
-    }
+    let answer = dispatcher.handle(length, lift.capacity);
+    const lifted = dispatcher.lifted !== undefined && sendLifted(lift, dispatcher, dispatcher.lifted);
+    if (dispatcher.lifted !== undefined && !lifted) answer = dispatcher.handle(length);
+    if (dispatcher.pieces !== undefined) memoryHits[0]! += 1;
+    if (answer > 0 && !lifted) send(fd, dispatcher, answer);
+    dispatcher.unpin();
     // A read without an answer waits for the main thread, which counts it.
     if (answer > 0 || request.opcode !== Opcode.READ) meter.note(request.opcode, performance.now() - began);
     diskHits[0] = found.hits;
@@ -265,15 +264,20 @@ function sendLifted(lift: Lift, dispatcher: Dispatcher, lifted: Lifted): boolean
   }
 }
 
+/** Sends a reply of so many bytes. */
 function send(fd: number, dispatcher: Dispatcher, length: number): void {
-  const { request, reply } = dispatcher;
+  const { request, reply, pieces } = dispatcher;
   try {
-    writeSync(fd, reply.buffer, 0, length);
+    if (pieces === undefined) writeSync(fd, reply.buffer, 0, length);
+    else writevSync(fd, [reply.buffer.subarray(0, OUT_HEADER), ...pieces]);
   } catch (error) {
     if (isErrno(error, ...UNWANTED)) return;
     tell({ kind: "error", request: `reply to ${request.opcode}`, subject: "", error: plain(error) });
     // Whoever asked waits until something is accepted.
-    if (length > OUT_HEADER) send(fd, dispatcher, reply.header(request, OUT_HEADER, errnoOf(new FsError("EIO"))));
+    if (length > OUT_HEADER) {
+      dispatcher.unpin();
+      send(fd, dispatcher, reply.header(request, OUT_HEADER, errnoOf(new FsError("EIO"))));
+    }
   }
 }
 
