@@ -1,11 +1,14 @@
 /** Memory that several threads see, and that is used again and again. */
 
+import { totalmem } from "node:os";
 import { addressOf, type Memory } from "../cas/index.ts";
 
 /** What is taken comes to a multiple of this, in bytes. */
 const GRANULE = 16 * 1024;
 /** What disks and the kernel want aligned is aligned to this, in bytes. */
 const PAGE = 4096;
+/** The largest arena, in bytes: places in it are told to other threads in 32 bits with a sign. */
+const LARGEST = 2 ** 31;
 
 /** A run of granules that nobody has. */
 interface Run {
@@ -28,9 +31,9 @@ export class Arena implements Memory {
   readonly #free: Run[];
   readonly #taken = new Map<number, number>();
 
-  /** @param size in bytes */
+  /** @param size in bytes; it is less where that is more than half of the machine's memory, or than 2 GiB */
   constructor(size: number) {
-    const count = Math.ceil(size / GRANULE);
+    const count = Math.ceil(Math.min(size, LARGEST, totalmem() / 2) / GRANULE);
     this.memory = new SharedArrayBuffer(count * GRANULE + PAGE);
     this.#bytes = Buffer.from(this.memory);
     this.#origin = (PAGE - ((addressOf(this.#bytes) ?? 0) % PAGE)) % PAGE;

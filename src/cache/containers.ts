@@ -234,7 +234,8 @@ export class ContainerFiles {
 
   /** Closes the containers that were removed, or not written to since the last call. */
   closeIdle(): void {
-    for (const [name, writer] of this.#writers) {
+    // A copy: the cache's own iteration starts again when the oldest is deleted.
+    for (const [name, writer] of [...this.#writers]) {
       if (!writer.used || writer.isRemoved()) this.#writers.delete(name);
       writer.used = false;
     }

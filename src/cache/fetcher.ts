@@ -289,7 +289,11 @@ export class Fetcher {
 
   /** Waits for a blob; what comes is pinned. */
   async #demand(hash: Hash, home?: Home): Promise<Held> {
-    return (await this.#join(hash, home, this.#bringBlob(hash, home)))!;
+    for (;;) {
+      const held = await this.#join(hash, home, this.#bringBlob(hash, home));
+      if (held !== undefined) return held;
+      // What was under way was the slice of another blob, or of this very one, that could not be had alone.
+    }
   }
 
   /** The same for a small file's part of a blob, which is kept as a blob of its own; undefined where only the whole blob can be had. */

@@ -2,7 +2,7 @@ import { againIfDamaged } from "./damage.ts";
 import { DamagedObjectError } from "./errors.ts";
 import { decodeFrame, encodeFrame, HEADER_SIZE, MAX_FRAME_SIZE } from "./frame.ts";
 import { type Hash, hashOf } from "./hash.ts";
-import type { Memory } from "./memory.ts";
+import { Loan, type Memory } from "./memory.ts";
 import { isSettled, readCopy } from "./replicas/replicated-store.ts";
 import type { ObjectStore } from "./store.ts";
 
@@ -63,17 +63,19 @@ export class BlobStore {
 
 /** The content of the blob in this store alone, verified. Throws `ObjectNotFoundError` or `DamagedObjectError`. */
 export async function readBlob(store: ObjectStore, hash: Hash, signal?: AbortSignal, memory?: Memory): Promise<Buffer> {
-  const options = { ...(signal !== undefined && { signal }), ...(memory !== undefined && { memory }) };
-  // A byte more than any blob has, so that a longer object is noticed without being read.
-  const frame = await store.get(blobKey(hash), { offset: 0, length: MAX_FRAME_SIZE + 1 }, options);
+  const loan = memory && new Loan(memory);
+  const options = { ...(signal !== undefined && { signal }), ...(loan !== undefined && { memory: loan }) };
   let content: Buffer | undefined;
   try {
+    // A byte more than any blob has, so that a longer object is noticed without being read.
+    const frame = await store.get(blobKey(hash), { offset: 0, length: MAX_FRAME_SIZE + 1 }, options);
     content = await verifyBlob(store, hash, frame);
     // Another copy came first, and nobody takes this one.
     signal?.throwIfAborted();
     return content;
   } finally {
-    if (signal?.aborted === true || content?.buffer !== frame.buffer) memory?.give(frame);
+    // Answers that were refused, too, and those of attempts that failed.
+    loan?.end(signal?.aborted === true ? undefined : content);
   }
 }
 

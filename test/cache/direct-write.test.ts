@@ -320,6 +320,26 @@ test("descriptors of containers are closed when they are not needed", async (t) 
   for (const each of [file, ...files]) assert.deepEqual(openFlags(each.pathIn(directory)), []);
 });
 
+test("a container that is idle is closed alone", async (t) => {
+  t.mock.timers.enable({ apis: ["Date"], now: Date.now() });
+  const cache = DiskCache.open(freshDirectory(t));
+  t.after(() => cache.close());
+  const maintain = (): void => {
+    t.mock.timers.tick(6000);
+    cache.locate(hashOf(Buffer.from("nothing")));
+  };
+  const files = [1, 2, 3].map((seed) => evenFile(seed, 3));
+  const insert = async (index: number, piece: number): Promise<void> => {
+    assert.equal(await files[index]!.insert(cache, files[index]!.pieces[piece]!), true);
+  };
+  for (const piece of [0, 1]) for (const index of files.keys()) await insert(index, piece);
+  maintain();
+  for (const index of [1, 2]) await insert(index, 2);
+  maintain();
+  const isOpen = files.map((file) => openFlags(file.pathIn(cache.directory)).length > 0);
+  assert.deepEqual(isOpen, [false, true, true]);
+});
+
 /** How many MiB are written, in writes of 2 MiB of which several begin at a time, until they are found to be slow. */
 function slowAfter(atOnce: number, milliseconds: (write: number) => number): number {
   const rate = new DirectRate();

@@ -196,6 +196,28 @@ test("small files in blobs that are compressed come right, and no more slices of
   assert.equal(store.gets.length, 6 + 2);
 });
 
+test("two who read a small file at once get it, though it is all of a blob that is compressed", async (t) => {
+  const { store, blobs } = await setUp(t, 0, 0);
+  const content = Buffer.alloc(5000, "all alone ");
+  const { segments } = groupOf([content]);
+  await blobs.put(segments[0]!.blob, content);
+  const fetcher = new Fetcher(blobs, undefined);
+  store.closeGate();
+  const targets = [Buffer.alloc(5000), Buffer.alloc(5000)];
+  const reads = targets.map((target) => fetcher.read(segments, target));
+  store.openGate();
+  await Promise.all(reads);
+  for (const target of targets) assert.ok(target.equals(content));
+  assert.equal(store.gets.length, 2);
+});
+
+test("more memory than any machine has may be allowed", async (t) => {
+  const { blobs, hashes, contents } = await setUp(t, 1, 100_000);
+  const fetcher = new Fetcher(blobs, undefined, { memoryLimit: 2 ** 45 });
+  assert.ok(fetcher.shared.memory.byteLength <= 2 ** 31 + 4096, "places are told in 32 bits");
+  assert.ok((await fetcher.fetch(hashes[0]!)).equals(contents[0]!));
+});
+
 test("a slice that is damaged in the store is not served", async (t) => {
   const { store, blobs, cache } = await setUp(t, 0, 0);
   const { group, segments } = groupOf(Array.from({ length: 20 }, () => randomBytes(5000)));

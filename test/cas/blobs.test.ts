@@ -1,6 +1,10 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { createReadStream } from "node:fs";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
@@ -47,6 +51,48 @@ describe("blob store", () => {
       counts.filter((count) => count > 0),
       [content.length + 8],
     );
+  });
+
+  it("gives back memory in which no content came", async () => {
+    const content = randomBytes(100_000);
+    const { hash, key, file } = await stored(content);
+    // A gateway that answers with a long page while it has no store to ask: at first.
+    let isAway = true;
+    const server = createServer((request, response) => {
+      assert.ok(decodeURIComponent(request.url!).includes(key));
+      const page = Buffer.alloc(50_000, "The store is away. ");
+      if (isAway) response.writeHead(503, { "content-length": page.length }).end(page);
+      else createReadStream(file).pipe(response.writeHead(200, { "content-length": content.length + 8 }));
+      isAway = false;
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const before = process.env.STORAGE_EMULATOR_HOST;
+    process.env.STORAGE_EMULATOR_HOST = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    try {
+      const remote = new BlobStore(await openStore("gs://bucket"));
+      const taken: Buffer[] = [];
+      const memory = {
+        take: (length: number) => {
+          const buffer = Buffer.alloc(length);
+          taken.push(buffer);
+          return buffer;
+        },
+        give: (part: Buffer) => void taken.splice(taken.findIndex(({ buffer }) => buffer === part.buffer) >>> 0, 1),
+      };
+      const got = await remote.get(hash, memory);
+      assert.ok(got.equals(content));
+      assert.equal(isAway, false);
+      assert.deepEqual(
+        taken.map(({ buffer }) => buffer),
+        [got.buffer],
+      );
+    } finally {
+      if (before === undefined) delete process.env.STORAGE_EMULATOR_HOST;
+      else process.env.STORAGE_EMULATOR_HOST = before;
+      server.close();
+      server.closeAllConnections();
+    }
   });
 
   it("says that a blob is not there", async () => {

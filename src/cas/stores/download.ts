@@ -8,7 +8,7 @@ import net from "node:net";
 import tls from "node:tls";
 import type { Memory } from "../memory.ts";
 import { CONNECT_MS, STALL_MS, stalled } from "./failure.ts";
-import { type Answer, send } from "./http.ts";
+import { type Answer, send, usesProxies } from "./http.ts";
 
 /** Idle connections that are kept for each server. */
 const MOST_IDLE = 64;
@@ -19,9 +19,9 @@ export interface Download {
   readonly url: URL;
   readonly headers: Readonly<Record<string, string | number>>;
   readonly signal?: AbortSignal | undefined;
-  /** Where memory for the body comes from. */
+  /** Where memory for the body comes from; that of an error is nobody's to give back. */
   readonly memory?: Memory | undefined;
-  /** A body that is said to be longer than this is not read: the answer comes without it. */
+  /** A body that is said to be longer than this is not read: the answer comes without it. What an error says is read. */
   readonly most?: number | undefined;
 }
 
@@ -33,7 +33,7 @@ export interface Download {
 export async function download(request: Download): Promise<Answer> {
   request.signal?.throwIfAborted();
   // Node's own client knows the way through a proxy.
-  if (process.env.NODE_USE_ENV_PROXY === "1") return await send({ method: "GET", ...request });
+  if (usesProxies()) return await send({ method: "GET", ...request });
   const { origin } = request.url;
   for (;;) {
     const kept = idle.get(origin)?.pop();
@@ -258,11 +258,13 @@ class AnswerReader {
       return this.#takeBody(bytes);
     }
     if (!/^\d{1,15}$/.test(length) || bytes.length > Number(length)) throw senseless("its length makes no sense");
-    if (Number(length) > this.#most) {
+    const failed = this.#status >= 300;
+    if (Number(length) > this.#most && !failed) {
       this.#untilClose = true;
       return this.#answer(Buffer.alloc(0));
     }
-    this.#body = this.#memory?.take(Number(length)) ?? Buffer.allocUnsafeSlow(Number(length));
+    const memory = failed ? undefined : this.#memory;
+    this.#body = memory?.take(Number(length)) ?? Buffer.allocUnsafeSlow(Number(length));
     this.#filled = bytes.copy(this.#body);
     return this.#filled === this.#body.length ? this.#answer(this.#body) : undefined;
   }

@@ -41,8 +41,8 @@ let secure: https.Agent | undefined;
 export async function send(request: HttpRequest): Promise<Answer> {
   const { method, url, headers, signal } = request;
   const options = { method, headers, timeout: STALL_MS, ...(signal === undefined ? {} : { signal }) };
-  plain ??= new http.Agent(POOL);
-  secure ??= new https.Agent(POOL);
+  plain ??= new http.Agent(poolOptions());
+  secure ??= new https.Agent(poolOptions());
   const sent =
     url.protocol === "https:"
       ? https.request(url, { ...options, agent: secure })
@@ -68,6 +68,16 @@ export async function send(request: HttpRequest): Promise<Answer> {
     if (!sent.writableFinished) sent.destroy();
     await sending;
   }
+}
+
+/** True where the environment asks for its proxies to be used, as Node does with `NODE_USE_ENV_PROXY`. */
+export function usesProxies(): boolean {
+  return process.env.NODE_USE_ENV_PROXY === "1";
+}
+
+/** Node tells only its own agents of the proxies. */
+function poolOptions(): http.AgentOptions {
+  return usesProxies() ? { ...POOL, proxyEnv: process.env } : POOL;
 }
 
 /** Ends when everything was sent or the connection is gone. */

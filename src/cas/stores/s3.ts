@@ -197,7 +197,7 @@ export class S3Store implements ObjectStore {
   #checkKey(key: string): void {
     if (this.#address.objects === "own") checkKey(key, this.url);
     // No URL can have them: they would name another object.
-    else if (/(^|\/)\.\.?(\/|$)/.test(key)) {
+    else if (/(^|\/)\.\.?(\/|$)/.test(this.#address.prefix + key)) {
       throw new DatamonError("unsupported", `${JSON.stringify(key)} in ${this.url} cannot be asked for`);
     }
   }

@@ -131,6 +131,50 @@ test("does not read a body that is longer than it is to be, and goes on with ano
   assert.equal(sockets.size, 2);
 });
 
+test("reads all that an error says, in memory of its own, and keeps the connection", async (t) => {
+  const sockets = new Set<Socket>();
+  const url = await serve(t, (socket, number) => {
+    sockets.add(socket);
+    socket.write(`HTTP/1.1 ${[400, 404, 503][number]} No\r\ncontent-length: 3\r\n\r\nwhy`);
+  });
+  const take = () => assert.fail("memory was taken for it");
+  for (const expected of [400, 404, 503]) {
+    const { status, body } = await download({ url, headers: {}, most: 1, memory: { take, give: () => {} } });
+    assert.deepEqual([status, body.toString()], [expected, "why"]);
+  }
+  assert.equal(sockets.size, 1);
+});
+
+test("gives back its memory once, and only where nobody gets the answer", async (t) => {
+  const head = `HTTP/1.1 200 OK\r\ncontent-length: ${BODY.length}\r\n\r\n`;
+  const url = await serve(t, (socket, number) => {
+    socket.write(head);
+    if (number === 0) socket.write(BODY);
+    else socket.write(BODY.subarray(0, 100), () => number === 1 && socket.destroy());
+  });
+  const taken: Buffer[] = [];
+  const given: Buffer[] = [];
+  const enough = new AbortController();
+  const memory = {
+    take(length: number) {
+      const buffer = Buffer.alloc(length);
+      taken.push(buffer);
+      if (taken.length === 3) setImmediate(() => enough.abort(new Error("enough")));
+      return buffer;
+    },
+    give: (part: Buffer) => given.push(part),
+  };
+  const ask = () => download({ url, headers: {}, memory, signal: enough.signal });
+  assert.equal((await ask()).body, taken[0]);
+  await assert.rejects(ask(), { code: "ECONNRESET" });
+  await assert.rejects(ask(), /enough/);
+  assert.equal(taken.length, 3);
+  assert.deepEqual(
+    given.map((part) => taken.indexOf(part)),
+    [1, 2],
+  );
+});
+
 test("fails where the answer ends early or makes no sense, and not on a connection that was closed meanwhile", async (t) => {
   const answers = [
     "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc",

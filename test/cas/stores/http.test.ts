@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
 import { type AddressInfo, connect } from "node:net";
+import { join } from "node:path";
 import { type TestContext, test } from "node:test";
+import { promisify } from "node:util";
 import { download } from "../../../src/cas/stores/download.ts";
 import { send } from "../../../src/cas/stores/http.ts";
 
@@ -94,6 +96,26 @@ test("takes an answer that only tells of its body", async (t) => {
   );
   const { status, headers, body } = await send({ method: "HEAD", url, headers: {} });
   assert.deepEqual([status, headers["content-length"], body.length], [200, String(2 ** 40), 0]);
+});
+
+test("goes through a proxy where the environment says so", async (t) => {
+  const origin = await serve(t, echo());
+  const proxy = await serve(
+    t,
+    createServer((request, answer) => answer.end(`${request.method} ${request.url}`)),
+  );
+  const modules = ["http", "download"].map((name) => join(import.meta.dirname, `../../../src/cas/stores/${name}.ts`));
+  const script = `
+    const [{ send }, { download }] = await Promise.all(${JSON.stringify(modules)}.map((path) => import(path)));
+    const [url, headers] = [new URL(process.env.ORIGIN), {}];
+    const answers = [await send({ method: "PUT", url, headers, body: [] }), await download({ url, headers })];
+    console.log(JSON.stringify(answers.map(({ body }) => body.toString())));
+  `;
+  const proxies = { http_proxy: proxy.href, HTTP_PROXY: proxy.href, no_proxy: "", NO_PROXY: "" };
+  const { stdout } = await promisify(execFile)(process.execPath, ["--input-type=module", "-e", script], {
+    env: { ...process.env, ...proxies, NODE_USE_ENV_PROXY: "1", ORIGIN: origin.href },
+  });
+  assert.deepEqual(JSON.parse(stdout), [`PUT ${origin.href}`, `GET ${origin.href}`]);
 });
 
 test("gives up a connection that is not made", {

@@ -123,6 +123,8 @@ describe("S3", { skip: serverMissing("versitygw") }, () => {
       await assert.rejects(bucket.get(key), { code: "unsupported" });
       await assert.rejects(bucket.head(key), { code: "unsupported" });
     }
+    const elsewhere = await openBucket(`s3://nowhere/../${server.bucket}?endpoint=${server.endpoint}`);
+    await assert.rejects(elsewhere.get("a"), { code: "unsupported" });
   });
 
   it("says what a server says of a region that it does not know", async () => {

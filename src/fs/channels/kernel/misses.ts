@@ -10,6 +10,9 @@ import type { Miss } from "./dispatch.ts";
 import { OUT_HEADER } from "./protocol.ts";
 import { writeHeader } from "./reply.ts";
 
+/** Buffers that one call writes at most: a reply in several calls is none. */
+const MOST_BUFFERS = 1024;
+
 /** The reads of one mount that wait. Each is answered once: with content, an error, or EINTR when its reader gives up. */
 export class Misses {
   readonly #fd: number;
@@ -51,16 +54,23 @@ export class Misses {
   #answer(key: string, miss: Miss, pieces: readonly Buffer[], errno = 0): void {
     if (this.#waiting.get(key) !== miss) return;
     this.#waiting.delete(key);
+    this.#send(miss, pieces, errno);
+    this.#meter.note(READ_FETCHED, monotonicMs() - miss.since);
+  }
+
+  #send(miss: Miss, pieces: readonly Buffer[], errno: number): void {
     const header = Buffer.alloc(OUT_HEADER);
     const length = OUT_HEADER + (errno === 0 ? miss.length : 0);
     writeHeader(new DataView(header.buffer, header.byteOffset), length, errno, miss.uniqueLow, miss.uniqueHigh);
     try {
       // Copies to a waiting reader and never blocks, and so leaves no write behind when the descriptor is closed.
-      writevSync(this.#fd, [header, ...pieces]);
+      writevSync(this.#fd, [header, ...(pieces.length < MOST_BUFFERS ? pieces : [Buffer.concat(pieces)])]);
     } catch (error) {
-      if (!isErrno(error, "ENOENT", "ENODEV", "ECONNABORTED", "EPERM")) this.#failed(error);
+      if (isErrno(error, "ENOENT", "ENODEV", "ECONNABORTED", "EPERM")) return;
+      this.#failed(error);
+      // Whoever asked waits until something is accepted.
+      if (errno === 0) this.#send(miss, [], errnoOf(new FsError("EIO")));
     }
-    this.#meter.note(READ_FETCHED, monotonicMs() - miss.since);
   }
 }
 

@@ -1,15 +1,20 @@
 import assert from "node:assert/strict";
-import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, readSync, rmSync } from "node:fs";
 import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, it, type TestContext } from "node:test";
 import { pathToFileURL } from "node:url";
+import koffi from "koffi";
 import { Fetcher, type Segment } from "../../../../src/cache/index.ts";
 import { BlobStore, type Hash, hashOf, openStore } from "../../../../src/cas/index.ts";
 import { Counts, monotonicMs } from "../../../../src/fs/channels/kernel/counts.ts";
 import type { Miss } from "../../../../src/fs/channels/kernel/dispatch.ts";
 import { Misses } from "../../../../src/fs/channels/kernel/misses.ts";
 import { u32, u64 } from "./requests.ts";
+
+const AF_UNIX = 1;
+const SOCK_SEQPACKET = 5;
+const SOCK_NONBLOCK = 0o4000;
 
 const CONTENT = Buffer.from("the content of a blob");
 
@@ -37,6 +42,17 @@ async function setUp(t: TestContext): Promise<{
   const fetcher = new Fetcher(blobs, undefined);
   const misses = new Misses(fd, fetcher, counts.meter, (error) => failures.push(error));
   return { misses, fetcher, counts, blob, failures, replies: () => readFileSync(join(directory, "device")) };
+}
+
+/** Two ends of a connection that keeps messages apart, as the device does; reading never waits. */
+function messages(t: TestContext): [number, number] {
+  const socketpair = koffi.load(null).func("int socketpair(int domain, int type, int protocol, _Out_ int *ends)");
+  const ends: [number, number] = [-1, -1];
+  assert.equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends), 0);
+  t.after(() => {
+    for (const fd of ends) closeSync(fd);
+  });
+  return ends;
 }
 
 function missOf(uniqueLow: number, local: string, segments: Segment[]): Miss {
@@ -71,6 +87,44 @@ describe("reads that wait", () => {
     await until(() => replies().length > 0);
     assert.deepEqual(replies(), Buffer.concat([u32(16, 2 ** 32 - constants.errno.EIO), unique(10)]));
     assert.equal(failures.length, 1);
+  });
+
+  it("are answered in one message, of however many pieces", async (t) => {
+    const { fetcher, counts, blob, failures } = await setUp(t);
+    const [here, there] = messages(t);
+    const misses = new Misses(here, fetcher, counts.meter, (error) => failures.push(error));
+    const segments = Array.from({ length: 1500 }, (_, index) =>
+      index === 700
+        ? ({ kind: "blob", blob, offset: 4, length: 1 } as const)
+        : ({ kind: "bytes", bytes: Buffer.of(index % 251), length: 1 } as const),
+    );
+    misses.start(missOf(12, "", segments));
+    const message = Buffer.alloc(4096);
+    await until(() => fetcher.stats.fetches === 1);
+    await new Promise((resolve) => setImmediate(resolve));
+    const length = readSync(there, message);
+    const content = Buffer.from(segments.map((_, index) => (index === 700 ? CONTENT[4]! : index % 251)));
+    assert.deepEqual(message.subarray(0, length), Buffer.concat([u32(1516, 0), unique(12), content]));
+    assert.deepEqual(failures, []);
+  });
+
+  it("are answered with an error where the kernel does not take the content", async (t) => {
+    const { fetcher, counts, blob, failures } = await setUp(t);
+    const [here, there] = messages(t);
+    const misses = new Misses(here, fetcher, counts.meter, (error) => failures.push(error));
+    // Longer than any message may be.
+    const zeros = 16 * 1024 * 1024;
+    misses.start(
+      missOf(14, "", [
+        { kind: "zeros", length: zeros },
+        { kind: "blob", blob, offset: 0, length: 1 },
+      ]),
+    );
+    await until(() => failures.length === 1);
+    const message = Buffer.alloc(100);
+    const length = readSync(there, message);
+    const expected = Buffer.concat([u32(16, 2 ** 32 - constants.errno.EIO), unique(14)]);
+    assert.deepEqual(message.subarray(0, length), expected);
   });
 
   it("are answered once when interrupted, and not at all after the end", async (t) => {
