@@ -42,11 +42,15 @@ export class Arena implements Memory {
 
   /** @param phase where in a page the buffer begins */
   take(length: number, phase = 0): Buffer {
+    return this.#takeHere(length, phase) ?? Buffer.allocUnsafeSlow(length);
+  }
+
+  #takeHere(length: number, phase: number): Buffer | undefined {
     const count = Math.ceil((phase + length) / GRANULE);
     // Near the front lies what was used last, and is in the processor's caches.
     const index = length < GRANULE ? -1 : this.#free.findIndex((run) => run.count >= count);
     const run = this.#free[index];
-    if (run === undefined) return Buffer.allocUnsafeSlow(length);
+    if (run === undefined) return undefined;
     const { start } = run;
     run.start += count;
     run.count -= count;
@@ -59,8 +63,8 @@ export class Arena implements Memory {
   /** The same bytes here, where other threads see them, if there is room. What was elsewhere is for its owner. */
   bring(bytes: Buffer, phase = 0): Buffer {
     if (bytes.buffer === (this.memory as ArrayBufferLike)) return bytes;
-    const place = this.take(bytes.length, phase);
-    if (place.buffer !== (this.memory as ArrayBufferLike)) return bytes;
+    const place = this.#takeHere(bytes.length, phase);
+    if (place === undefined) return bytes;
     bytes.copy(place);
     return place;
   }

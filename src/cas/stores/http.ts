@@ -127,7 +127,7 @@ async function collect(response: IncomingMessage, method: string): Promise<Answe
 }
 
 /** All that a stream brings, in one buffer; where `length` tells how much it will be, without another copy. */
-export function collectBody(stream: Readable, length: number | undefined): Promise<Buffer> {
+function collectBody(stream: Readable, length: number | undefined): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     const whole = length === undefined ? undefined : Buffer.allocUnsafe(length);

@@ -4,7 +4,7 @@ import type Database from "better-sqlite3";
 const TOGETHER = 32;
 
 /** A value that a column takes. */
-export type Value = number | bigint | Buffer | null;
+type Value = number | bigint | Buffer | null;
 
 /**
  * Inserts rows into a table, in order, many with one statement: a call for each takes longer than the insertion.
